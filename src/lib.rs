@@ -1,0 +1,37 @@
+//! Conduit: a self-hosted network tunnel.
+
+pub mod tunnel;
+
+pub mod wire;
+
+pub mod task;
+
+pub mod files;
+pub mod identity;
+pub mod telemetry;
+
+pub mod policy;
+
+pub mod ends;
+
+pub mod transport;
+
+pub mod session;
+
+pub mod relay;
+
+pub mod store;
+
+pub mod service;
+
+pub mod registry;
+
+pub mod client;
+
+pub mod router;
+
+pub mod config;
+
+pub mod fleet;
+
+pub mod cli;
