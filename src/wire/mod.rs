@@ -1,1 +1,20 @@
+//! Turns bytes into messages and back.
+//!
+//! Pure functions over buffers: no I/O, no clock, no tokio; reading and writing streams is `session`'s work.
+//! Implements `proto-spec/session.md` (frames), `proto-spec/streams.md` (headers) and
+//! `proto-spec/error-codes.md`.
 
+mod code;
+mod frame;
+#[allow(missing_docs, clippy::doc_markdown)]
+#[rustfmt::skip]
+mod messages;
+mod version;
+
+pub use code::{Code, Side};
+pub use frame::{FrameError, Framed, decode, encode, split_frame};
+pub use messages::{
+    Accepted, Authenticate, Control, Declare, Declared, Delivered, Direction, GoAway, Hello, Limits, Permissions,
+    Protocol, Refused, StreamAnswer, StreamClass, StreamHeader, Withdraw, control,
+};
+pub use version::{Unsupported, VERSION, check_version};
