@@ -1,1 +1,252 @@
+//! Proves who the peer is and yields an authenticated [`Session`].
+//!
+//! A session carries streams and one control stream; it neither dials nor decides who may enter (the router asks
+//! `store` and `policy` between [`accept`] and [`Applicant::admit`]). Implements `proto-spec/session.md` and
+//! `proto-spec/streams.md`.
 
+mod control;
+mod frames;
+mod handshake;
+mod ledger;
+mod stream;
+mod window;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+
+pub use frames::ReceiveFrameError;
+pub use handshake::{
+    Admission, Applicant, HandshakeError, Introduction, TicketProof, TokenProof, accept, initiate,
+};
+pub use stream::{Incoming, Knock, OpenError, ReceiveError, Receiver, SendError, Sender};
+
+use crate::transport::{Connection, PathStats};
+use crate::tunnel::Identity;
+use crate::wire::{Code, Control, Declare, Declared, GoAway, StreamHeader, Withdraw, control};
+use ledger::Ledger;
+
+/// An authenticated connection: a clone is another handle to the same one. Made by [`initiate`] and
+/// [`Applicant::admit`] alone, so no unauthenticated session can exist.
+#[derive(Clone, Debug)]
+pub struct Session(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    connection: Connection,
+    ledger: Arc<Ledger>,
+    outbox: mpsc::Sender<Control>,
+    terms: Terms,
+    next_token: AtomicU64,
+    credit: StreamCredit,
+}
+
+/// What router and client agreed on.
+#[derive(Clone, Debug)]
+pub struct Terms {
+    /// 16 random bytes, the router's choice.
+    pub session_id: [u8; 16],
+    /// The name under which the router knows the client.
+    pub name: String,
+    /// Version of the peer's program.
+    pub peer_version: String,
+    /// Whether the client may reach any target.
+    pub owner: bool,
+    /// The rules, when it is no owner.
+    pub targets: Vec<String>,
+}
+
+/// What can be set about a session; both ends have their own.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// How long a peer may take for Hello, Authenticate and Accepted, and for a stream's header.
+    pub message_timeout: Duration,
+    /// Undelivered bytes of one direction of one stream at the start.
+    pub window_initial: u64,
+    /// The same, at most.
+    pub window_max: u64,
+    /// Undelivered bytes of all streams together. Worst-case memory for stalled readers at the far end.
+    pub budget: u64,
+    /// Streams that the peer may have open at one time, at most.
+    pub max_streams: u32,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            message_timeout: Duration::from_secs(5),
+            window_initial: 256 << 10,
+            window_max: 8 << 20,
+            budget: 64 << 20,
+            max_streams: 16_384,
+        }
+    }
+}
+
+/// What the peer says on the control stream, once `Delivered` is taken out.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// A client declares a tunnel.
+    Declare(Declare),
+    /// The router's answer.
+    Declared(Declared),
+    /// A client takes a tunnel back.
+    Withdraw(Withdraw),
+    /// The peer is about to leave.
+    GoAway(GoAway),
+}
+
+impl Session {
+    /// Who the peer is.
+    pub fn peer(&self) -> Identity {
+        self.0.connection.peer()
+    }
+
+    /// What was agreed on.
+    pub fn terms(&self) -> &Terms {
+        &self.0.terms
+    }
+
+    /// The connection below, for what it knows of the path.
+    pub fn connection(&self) -> &Connection {
+        &self.0.connection
+    }
+
+    /// The state of the path.
+    pub fn path(&self) -> PathStats {
+        self.0.connection.path()
+    }
+
+    /// Bytes that were sent and are not known to have reached a socket at the far end.
+    pub fn undelivered(&self) -> u64 {
+        self.0.ledger.undelivered()
+    }
+
+    /// Opens a stream. Header and `payload` leave together; nothing waits for the far dial, whose outcome comes as
+    /// the [`Receiver`]'s first word. Waits while the peer's limit of streams is used up. Cancel-safe until then.
+    /// [STR-1] [STR-2]
+    pub async fn open(&self, mut header: StreamHeader, payload: Bytes) -> Result<(Sender, Receiver), OpenError> {
+        header.token = self.0.next_token.fetch_add(1, Ordering::Relaxed);
+        let (send, receive) = self.0.connection.open().await?;
+        let mut sender = Sender::new(send, &self.0.ledger, header.token);
+        sender.send_header(&header, payload).await?;
+        Ok((sender, Receiver::expecting_answer(receive, &self.0.ledger, header.token)))
+    }
+
+    /// The peer's next stream, its header still unread. Cancel-safe.
+    pub async fn accept(&self) -> Result<Knock, OpenError> {
+        let (send, receive) = self.0.connection.accept().await?;
+        Ok(Knock::new(send, receive, self.clone()))
+    }
+
+    /// Says something on the control stream; waits while the peer does not read. Cancel-safe.
+    pub async fn say(&self, event: Event) -> Result<(), OpenError> {
+        let message = match event {
+            Event::Declare(declare) => control::Message::Declare(declare),
+            Event::Declared(declared) => control::Message::Declared(declared),
+            Event::Withdraw(withdraw) => control::Message::Withdraw(withdraw),
+            Event::GoAway(leave) => control::Message::GoAway(leave),
+        };
+        let sent = self.0.outbox.send(Control { message: Some(message) }).await;
+        sent.map_err(|_| OpenError::Lost { reason: "the control stream is closed".to_owned() })
+    }
+
+    /// Ends the session. Streams that are open are lost.
+    pub fn close(&self, code: Code, reason: &str) {
+        self.0.connection.close(code.number(), reason);
+        self.0.ledger.close();
+    }
+
+    /// Waits for the end of the session and tells why, in words. Cancel-safe.
+    pub async fn closed(&self) -> Ended {
+        Ended::from(&self.0.connection.closed().await)
+    }
+
+    /// Streams of the peer that are open.
+    pub fn incoming_streams(&self) -> u32 {
+        self.0.credit.open.load(Ordering::Relaxed)
+    }
+}
+
+/// How a session ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// The peer's code, when it said one.
+    pub code: Option<Code>,
+    /// For people.
+    pub reason: String,
+}
+
+impl From<&crate::transport::ConnectionError> for Ended {
+    fn from(error: &crate::transport::ConnectionError) -> Self {
+        use crate::transport::ConnectionError as E;
+        match error {
+            E::ApplicationClosed(close) => {
+                let code = Code::from_number(close.error_code.into_inner());
+                let text = String::from_utf8_lossy(&close.reason);
+                let reason = if text.is_empty() { code.to_string() } else { text.into_owned() };
+                Self { code: Some(code), reason }
+            }
+            E::LocallyClosed => Self { code: Some(Code::Done), reason: "closed by this end".to_owned() },
+            E::TimedOut => Self { code: None, reason: "the other end was not heard of for too long".to_owned() },
+            E::Reset => Self { code: None, reason: "the other end was restarted".to_owned() },
+            other => Self { code: None, reason: other.to_string() },
+        }
+    }
+}
+
+/// How many streams the peer may open: grows with use, because quinn pays for the limit and not for the use.
+/// [STR-10]
+#[derive(Debug)]
+struct StreamCredit {
+    open: AtomicU32,
+    allowed: AtomicU32,
+    most: u32,
+}
+
+impl StreamCredit {
+    fn new(most: u32) -> Self {
+        Self { open: AtomicU32::new(0), allowed: AtomicU32::new(FIRST_STREAMS.min(most)), most }
+    }
+
+    fn first(&self) -> u32 {
+        self.allowed.load(Ordering::Relaxed)
+    }
+
+    /// Counts a stream in; returns the new limit when it is time to raise it.
+    fn enter(&self) -> Option<u32> {
+        let open = self.open.fetch_add(1, Ordering::Relaxed) + 1;
+        let allowed = self.allowed.load(Ordering::Relaxed);
+        if open < allowed / 4 * 3 || allowed >= self.most {
+            return None;
+        }
+        let more = allowed.saturating_mul(2).min(self.most);
+        self.allowed.store(more, Ordering::Relaxed);
+        Some(more)
+    }
+
+    fn leave(&self) {
+        self.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Enough for most tunnels for ever; quinn allocates for the limit at once.
+const FIRST_STREAMS: u32 = 256;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_limit_of_streams_doubles_at_three_quarters_up_to_the_most() {
+        let credit = StreamCredit::new(1_000);
+        assert_eq!(credit.first(), 256);
+        let raised: Vec<_> = (1..=1_000).filter_map(|n| credit.enter().map(|limit| (n, limit))).collect();
+        assert_eq!(raised, [(192, 512), (384, 1_000)]);
+        credit.leave();
+        assert_eq!(credit.open.load(Ordering::Relaxed), 999);
+    }
+}

@@ -1,1 +1,19 @@
+//! Encrypted connections between a client and a router.
+//!
+//! QUIC with TLS 1.3 and raw public keys on both sides, tuned for the path at hand; it knows keys but not who may
+//! enter, and streams but not what is on them. Implements `proto-spec/session.md`, chapter "Connection".
 
+mod connection;
+mod endpoint;
+mod negotiated;
+mod secrets;
+mod settings;
+mod tls;
+
+pub use connection::{Connection, PathStats};
+pub use endpoint::{Arrival, ClientEndpoint, ConnectError, EndpointError, RouterEndpoint};
+pub use negotiated::Negotiated;
+pub use secrets::Secrets;
+pub use settings::{CipherSuite, Congestion, PostQuantum, Settings};
+
+pub use quinn::{ConnectionError, ReadError, RecvStream, SendStream, VarInt, WriteError};

@@ -15,6 +15,6 @@ pub use code::{Code, Side};
 pub use frame::{FrameError, Framed, decode, encode, split_frame};
 pub use messages::{
     Accepted, Authenticate, Control, Declare, Declared, Delivered, Direction, GoAway, Hello, Limits, Permissions,
-    Protocol, Refused, StreamAnswer, StreamClass, StreamHeader, Withdraw, control,
+    Protocol, StreamAnswer, StreamClass, StreamHeader, Withdraw, control,
 };
 pub use version::{Unsupported, VERSION, check_version};

@@ -1,0 +1,104 @@
+//! The control stream after the handshake: one task that writes, one that reads.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use tokio::sync::mpsc;
+
+use super::frames::{FrameReader, ReceiveFrameError};
+use super::ledger::Ledger;
+use super::Event;
+use crate::transport::{Connection, SendStream};
+use crate::wire::{Code, Control, control, encode};
+
+/// Writes what is said and, gathered, what was delivered. Ends with the connection.
+pub(super) async fn write(
+    mut stream: SendStream,
+    mut outbox: mpsc::Receiver<Control>,
+    ledger: Arc<Ledger>,
+    connection: Connection,
+) {
+    loop {
+        let mut buffer = BytesMut::new();
+        tokio::select! {
+            message = outbox.recv() => match message {
+                Some(message) => encode(&message, &mut buffer),
+                None => break,
+            },
+            () = gathered(&ledger) => {
+                for report in ledger.take_reports() {
+                    encode(&Control { message: Some(control::Message::Delivered(report)) }, &mut buffer);
+                }
+            }
+            _ = connection.closed() => break,
+        }
+        if !buffer.is_empty() && stream.write_chunk(buffer.freeze()).await.is_err() {
+            break;
+        }
+    }
+}
+
+/// Waits for something to report, then a little longer for more. Cancel-safe: what is to be reported stays listed.
+/// [STR-20]
+async fn gathered(ledger: &Ledger) {
+    while !ledger.has_reports() {
+        ledger.reports.notified().await;
+    }
+    if !ledger.is_urgent() {
+        let _ = tokio::time::timeout(GATHER, ledger.reports.notified()).await;
+    }
+}
+
+/// Reads the peer's messages until the connection ends; closes it on a violation. [SES-4]
+pub(super) async fn read(
+    mut frames: FrameReader,
+    events: mpsc::Sender<Event>,
+    ledger: Arc<Ledger>,
+    connection: Connection,
+) {
+    frames.set_limit(MESSAGE_LIMIT);
+    let violation = loop {
+        let message = match frames.next::<Control>().await {
+            Ok(Control { message }) => message,
+            Err(ReceiveFrameError::Stream(_)) => break None,
+            Err(error) => break Some(error.to_string()),
+        };
+        let event = match message {
+            Some(control::Message::Delivered(report)) => match ledger.book(&report) {
+                Ok(()) => continue,
+                Err(_) => break Some("more bytes reported as delivered than were sent".to_owned()),
+            },
+            Some(control::Message::Declare(declare)) => Event::Declare(declare),
+            Some(control::Message::Declared(declared)) => Event::Declared(declared),
+            Some(control::Message::Withdraw(withdraw)) => Event::Withdraw(withdraw),
+            Some(control::Message::GoAway(leave)) => Event::GoAway(leave),
+            Some(control::Message::Hello(_) | control::Message::Authenticate(_) | control::Message::Accepted(_)) => {
+                break Some("a message of the handshake after the handshake".to_owned());
+            }
+            // A kind that this version does not know.
+            None => continue,
+        };
+        if events.send(event).await.is_err() {
+            break None;
+        }
+    };
+    if let Some(reason) = violation {
+        tracing::warn!(peer = %connection.peer().short(), reason, "protocol violation on the control stream");
+        connection.close(Code::Protocol.number(), &reason);
+    }
+    let _ = connection.closed().await;
+    ledger.close();
+}
+
+/// Encodes one control message.
+pub(super) fn framed(message: control::Message) -> Bytes {
+    let mut buffer = BytesMut::new();
+    encode(&Control { message: Some(message) }, &mut buffer);
+    buffer.freeze()
+}
+
+/// Between a report for every write and a sender that waits.
+const GATHER: Duration = Duration::from_millis(10);
+/// A control message after `Accepted`. [SES-2]
+const MESSAGE_LIMIT: usize = 64 << 10;

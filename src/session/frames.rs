@@ -1,0 +1,62 @@
+//! Reads frames from a stream.
+
+use bytes::{Bytes, BytesMut};
+use prost::Message;
+
+use crate::transport::{ReadError, RecvStream};
+use crate::wire::{FrameError, Framed, decode, split_frame};
+
+/// Why the next message cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum ReceiveFrameError {
+    /// The bytes are not a legal message.
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    /// The stream failed.
+    #[error("{0}")]
+    Stream(#[from] ReadError),
+    /// The stream ended where a message should have been.
+    #[error("the stream ended early")]
+    Ended,
+}
+
+/// A stream that is read message by message; what follows the last one is kept.
+#[derive(Debug)]
+pub(super) struct FrameReader {
+    stream: RecvStream,
+    buffer: BytesMut,
+    limit: usize,
+}
+
+impl FrameReader {
+    /// Reads frames of at most `limit` bytes each.
+    pub(super) fn new(stream: RecvStream, limit: usize) -> Self {
+        Self { stream, buffer: BytesMut::new(), limit }
+    }
+
+    /// Allows messages of another size from here.
+    pub(super) fn set_limit(&mut self, limit: usize) {
+        self.limit = limit;
+    }
+
+    /// The next message. Cancel-safe: bytes that have come stay in the buffer.
+    pub(super) async fn next<M: Message + Default>(&mut self) -> Result<M, ReceiveFrameError> {
+        loop {
+            if let Framed::Whole(frame) = split_frame(&mut self.buffer, self.limit)? {
+                return Ok(decode(frame)?);
+            }
+            match self.stream.read_chunk(READ_AT_ONCE, true).await? {
+                Some(chunk) => self.buffer.extend_from_slice(&chunk.bytes),
+                None => return Err(ReceiveFrameError::Ended),
+            }
+        }
+    }
+
+    /// The stream, and the bytes that were read beyond the last message.
+    pub(super) fn into_parts(self) -> (RecvStream, Bytes) {
+        (self.stream, self.buffer.freeze())
+    }
+}
+
+/// One packet's worth and more; a longer message takes another turn.
+const READ_AT_ONCE: usize = 16 << 10;

@@ -1,0 +1,130 @@
+//! One encrypted connection whose peer has shown an identity.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use quinn::{ConnectionError, RecvStream, SendStream, VarInt};
+use rustls::pki_types::CertificateDer;
+
+use super::Negotiated;
+use super::settings::CONNECTION_WINDOW;
+use super::tls::identity_of;
+use crate::tunnel::Identity;
+
+/// An encrypted connection; a clone is another handle to the same one.
+#[derive(Clone, Debug)]
+pub struct Connection {
+    inner: quinn::Connection,
+    peer: Identity,
+    negotiated: Arc<OnceLock<Negotiated>>,
+}
+
+/// The state of the path right now.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct PathStats {
+    /// Smoothed round-trip time.
+    pub rtt: Duration,
+    /// Packets sent since the connection began.
+    pub sent: u64,
+    /// Of those, declared lost.
+    pub lost: u64,
+    /// Largest UDP payload that is used, in bytes.
+    pub mtu: u16,
+    /// Bytes that may be in flight.
+    pub congestion_window: u64,
+    /// UDP payload bytes sent and received.
+    pub udp_bytes: (u64, u64),
+}
+
+impl Connection {
+    /// Takes over an established quinn connection. `None` when the peer has shown no usable key, which the TLS
+    /// verifiers do not let happen.
+    pub(super) fn new(inner: quinn::Connection, negotiated: Arc<OnceLock<Negotiated>>) -> Option<Self> {
+        let shown = inner.peer_identity()?.downcast::<Vec<CertificateDer<'static>>>().ok()?;
+        let peer = identity_of(shown.first()?).ok()?;
+        Some(Self { inner, peer, negotiated })
+    }
+
+    /// Whose key the peer has proved to hold.
+    pub fn peer(&self) -> Identity {
+        self.peer
+    }
+
+    /// Opens a stream; waits while the peer's limit of streams is used up. Cancel-safe.
+    pub async fn open(&self) -> Result<(SendStream, RecvStream), ConnectionError> {
+        self.inner.open_bi().await
+    }
+
+    /// The peer's next stream. Cancel-safe.
+    pub async fn accept(&self) -> Result<(SendStream, RecvStream), ConnectionError> {
+        self.inner.accept_bi().await
+    }
+
+    /// 32 bytes that only the two ends of this very connection know (RFC 8446, 7.5). [SES-24]
+    pub fn exporter(&self) -> [u8; 32] {
+        let mut out = [0; 32];
+        self.inner
+            .export_keying_material(&mut out, EXPORTER_LABEL, b"")
+            .expect("32 bytes are within what every TLS 1.3 exporter gives");
+        out
+    }
+
+    /// How many streams the peer may have open at one time.
+    pub fn allow_streams(&self, count: u32) {
+        self.inner.set_max_concurrent_bi_streams(VarInt::from_u32(count));
+    }
+
+    /// Widens what was narrow for a stranger.
+    pub fn admit(&self) {
+        self.inner.set_receive_window(CONNECTION_WINDOW);
+    }
+
+    /// Ends the connection with a code and a reason that the peer reads.
+    pub fn close(&self, code: u64, reason: &str) {
+        let code = VarInt::from_u64(code).unwrap_or(VarInt::MAX);
+        self.inner.close(code, reason.as_bytes());
+    }
+
+    /// Waits for the end, whoever brings it. Cancel-safe.
+    pub async fn closed(&self) -> ConnectionError {
+        self.inner.closed().await
+    }
+
+    /// The reason, when the connection has ended.
+    pub fn close_reason(&self) -> Option<ConnectionError> {
+        self.inner.close_reason()
+    }
+
+    /// Where the peer is right now; changes when it roams.
+    pub fn remote_addr(&self) -> SocketAddr {
+        let addr = self.inner.remote_address();
+        SocketAddr::new(addr.ip().to_canonical(), addr.port())
+    }
+
+    /// The state of the path.
+    pub fn path(&self) -> PathStats {
+        let stats = self.inner.stats();
+        PathStats {
+            rtt: stats.path.rtt,
+            sent: stats.path.sent_packets,
+            lost: stats.path.lost_packets,
+            mtu: stats.path.current_mtu,
+            congestion_window: stats.path.cwnd,
+            udp_bytes: (stats.udp_tx.bytes, stats.udp_rx.bytes),
+        }
+    }
+
+    /// The smoothed round-trip time.
+    pub fn rtt(&self) -> Duration {
+        self.inner.rtt()
+    }
+
+    /// What TLS agreed on; known at the client's end only.
+    pub fn negotiated(&self) -> Option<&Negotiated> {
+        self.negotiated.get()
+    }
+}
+
+/// Identical on every carrier, so that a proof made for one connection is worthless on any other.
+const EXPORTER_LABEL: &[u8] = b"EXPORTER-conduit-auth-1";

@@ -1,0 +1,305 @@
+//! UDP sockets with QUIC on them: the client's, which dials, and the router's, which answers.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use quinn::{Endpoint, EndpointConfig, Incoming, ServerConfig, TokioRuntime, VarInt};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::settings::LOOPBACK_PACKET;
+use super::tls::{self, TlsError};
+use super::{Connection, Secrets, Settings};
+use super::negotiated::Observing;
+use crate::identity::Keypair;
+use crate::tunnel::Identity;
+
+/// An endpoint could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum EndpointError {
+    /// The address is taken.
+    #[error("UDP {addr} is in use: another router may run here; choose another --bind or stop what holds it")]
+    InUse {
+        /// What should have been bound.
+        addr: SocketAddr,
+    },
+    /// The socket cannot be had.
+    #[error("UDP {addr}: {source}")]
+    Socket {
+        /// What should have been bound.
+        addr: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The TLS settings do not work.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+}
+
+/// A connection to a router could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The router's key is not the pinned one. Nothing was sent to it.
+    #[error(
+        "the router at {addr} has another key than the one that is pinned\n  pinned: {pinned}\n  shown:  {shown}"
+    )]
+    WrongKey {
+        /// Who was dialled.
+        addr: SocketAddr,
+        /// What was expected.
+        pinned: Identity,
+        /// What the router showed.
+        shown: Identity,
+    },
+    /// No answer in time.
+    #[error("UDP to {addr} gets no reply within {after:?}")]
+    NoReply {
+        /// Who was dialled.
+        addr: SocketAddr,
+        /// How long was waited.
+        after: Duration,
+    },
+    /// The host says that nobody listens there.
+    #[error("nobody listens on UDP {addr}")]
+    NobodyListens {
+        /// Who was dialled.
+        addr: SocketAddr,
+    },
+    /// Something else on the way.
+    #[error("connection to {addr}: {reason}")]
+    Failed {
+        /// Who was dialled.
+        addr: SocketAddr,
+        /// What QUIC or TLS said.
+        reason: String,
+    },
+    /// No endpoint.
+    #[error(transparent)]
+    Endpoint(#[from] EndpointError),
+}
+
+/// The client's end: one UDP socket for connections to routers of one address family.
+#[derive(Debug)]
+pub struct ClientEndpoint {
+    endpoint: Endpoint,
+    settings: Settings,
+}
+
+impl ClientEndpoint {
+    /// Binds a free UDP port of the family of `remote`.
+    pub fn bind(settings: Settings, remote: SocketAddr) -> Result<Self, EndpointError> {
+        let any: IpAddr = match remote {
+            SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        let endpoint = endpoint(EndpointConfig::default(), None, SocketAddr::new(any, 0))?;
+        Ok(Self { endpoint, settings })
+    }
+
+    /// Dials a router whose key is `pin`. Nothing is sent to a router that shows another one. Bounded by
+    /// [`Settings::connect_timeout`]. Cancel-safe: dropped, the attempt ends.
+    pub async fn connect(
+        &self,
+        remote: SocketAddr,
+        keypair: &Keypair,
+        pin: Identity,
+    ) -> Result<Connection, ConnectError> {
+        let (crypto, verifier) = tls::client(&self.settings, keypair, pin).map_err(EndpointError::Tls)?;
+        let seen = Arc::new(OnceLock::new());
+        let crypto = Observing { inner: Arc::new(crypto), seen: Arc::clone(&seen) };
+        let mut config = quinn::ClientConfig::new(Arc::new(crypto));
+        config.transport_config(Arc::new(self.settings.transport(remote.ip(), false)));
+        let failed = |reason: String| ConnectError::Failed { addr: remote, reason };
+        let connecting =
+            self.endpoint.connect_with(config, remote, SERVER_NAME).map_err(|error| failed(error.to_string()))?;
+        let after = self.settings.connect_timeout;
+        let connection = tokio::select! {
+            connected = connecting => connected,
+            () = refused_by_host(remote) => return Err(ConnectError::NobodyListens { addr: remote }),
+            () = tokio::time::sleep(after) => return Err(ConnectError::NoReply { addr: remote, after }),
+        };
+        let connection = connection.map_err(|error| match verifier.impostor() {
+            Some(shown) => ConnectError::WrongKey { addr: remote, pinned: pin, shown },
+            None => failed(error.to_string()),
+        })?;
+        Connection::new(connection, seen).ok_or_else(|| failed("the router showed no key".to_owned()))
+    }
+
+    /// Lets the last packets out.
+    pub async fn close(&self) {
+        let _ = tokio::time::timeout(LAST_PACKETS, self.endpoint.wait_idle()).await;
+    }
+}
+
+/// QUIC does not hear of a closed port: an ICMP answer reaches connected sockets only. So one is asked beside it, with
+/// a datagram that no version of QUIC answers (below 1,200 bytes, RFC 9000, 14.1). Pends for ever when nothing says no.
+async fn refused_by_host(remote: SocketAddr) {
+    let any: IpAddr = if remote.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let probe = async {
+        let socket = tokio::net::UdpSocket::bind(SocketAddr::new(any, 0)).await.ok()?;
+        socket.connect(remote).await.ok()?;
+        socket.send(&[0]).await.ok()?;
+        match socket.recv(&mut [0; 1]).await {
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Some(()),
+            _ => None,
+        }
+    };
+    if probe.await.is_none() {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// The router's end.
+#[derive(Debug)]
+pub struct RouterEndpoint {
+    endpoint: Endpoint,
+    wide_area: ServerConfig,
+    loopback: Arc<ServerConfig>,
+    handshake_timeout: Duration,
+}
+
+impl RouterEndpoint {
+    /// Binds `addr`. An IPv6 wildcard takes IPv4 too.
+    pub fn bind(
+        settings: &Settings,
+        keypair: &Keypair,
+        secrets: &Secrets,
+        addr: SocketAddr,
+    ) -> Result<Self, EndpointError> {
+        let crypto = Arc::new(tls::router(settings, keypair)?);
+        let serve = |peer: IpAddr| {
+            let mut config = ServerConfig::new(crypto.clone(), secrets.token_key());
+            config
+                .transport_config(Arc::new(settings.transport(peer, true)))
+                .max_incoming(MAX_INCOMING)
+                .incoming_buffer_size(INCOMING_BUFFER)
+                .incoming_buffer_size_total(INCOMING_BUFFERS);
+            config
+        };
+        let wide_area = serve(DOCUMENTATION_ADDR.into());
+        let loopback = Arc::new(serve(Ipv4Addr::LOCALHOST.into()));
+        let mut config = secrets.endpoint();
+        config.min_reset_interval(MIN_RESET_INTERVAL);
+        let endpoint = endpoint(config, Some(wide_area.clone()), addr)?;
+        Ok(Self { endpoint, wide_area, loopback, handshake_timeout: settings.connect_timeout.max(HANDSHAKE_TIMEOUT) })
+    }
+
+    /// Where the router listens.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.endpoint.local_addr()
+    }
+
+    /// The next stranger; `None` when the endpoint is closed. Does no cryptography. Cancel-safe.
+    pub async fn accept(&self) -> Option<Arrival> {
+        let incoming = self.endpoint.accept().await?;
+        let loopback = incoming.remote_address().ip().to_canonical().is_loopback();
+        let config = if loopback { self.loopback.clone() } else { Arc::new(self.wide_area.clone()) };
+        Some(Arrival { incoming, config, timeout: self.handshake_timeout })
+    }
+
+    /// Connections that are up or coming up.
+    pub fn open_connections(&self) -> usize {
+        self.endpoint.open_connections()
+    }
+
+    /// Closes every connection with a code and lets the last packets out.
+    pub async fn close(&self, code: u64, reason: &str) {
+        self.endpoint.close(VarInt::from_u64(code).unwrap_or(VarInt::MAX), reason.as_bytes());
+        let _ = tokio::time::timeout(LAST_PACKETS, self.endpoint.wait_idle()).await;
+    }
+}
+
+/// Somebody who knocks: nothing is known of them but an address, which may be forged.
+#[derive(Debug)]
+pub struct Arrival {
+    incoming: Incoming,
+    config: Arc<ServerConfig>,
+    timeout: Duration,
+}
+
+impl Arrival {
+    /// Whether the address is proved to be the sender's own.
+    pub fn is_validated(&self) -> bool {
+        self.incoming.remote_address_validated()
+    }
+
+    /// The address that knocks.
+    pub fn remote_addr(&self) -> SocketAddr {
+        self.incoming.remote_address()
+    }
+
+    /// Asks the sender to prove its address first (Retry, RFC 9000, 8.1.2). Costs no state.
+    pub fn ask_for_proof(self) {
+        if self.incoming.may_retry() {
+            let _ = self.incoming.retry();
+        } else {
+            self.incoming.refuse();
+        }
+    }
+
+    /// Says no without any cryptography.
+    pub fn refuse(self) {
+        self.incoming.refuse();
+    }
+
+    /// Shakes hands; `None` when that fails or takes too long. TLS has then proved that the peer holds some key, not
+    /// that it may enter. Cancel-safe: dropped, the attempt ends.
+    pub async fn handshake(self) -> Option<Connection> {
+        let connecting = self.incoming.accept_with(self.config).ok()?;
+        let connection = tokio::time::timeout(self.timeout, connecting).await.ok()?.ok()?;
+        Connection::new(connection, Arc::new(OnceLock::new()))
+    }
+}
+
+fn endpoint(
+    mut config: EndpointConfig,
+    server: Option<ServerConfig>,
+    addr: SocketAddr,
+) -> Result<Endpoint, EndpointError> {
+    let failed = |source: io::Error| match source.kind() {
+        io::ErrorKind::AddrInUse => EndpointError::InUse { addr },
+        _ => EndpointError::Socket { addr, source },
+    };
+    let socket = socket(addr).map_err(failed)?;
+    config.max_udp_payload_size(LARGEST_PAYLOAD).expect("between 1,200 and 65,527");
+    Endpoint::new(config, server, socket, Arc::new(TokioRuntime)).map_err(failed)
+}
+
+fn socket(addr: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = Socket::new(Domain::for_address(addr), Type::DGRAM, Some(Protocol::UDP))?;
+    if addr.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
+    // The system grants what its limits allow, and saying no is not an error.
+    let _ = socket.set_recv_buffer_size(SOCKET_BUFFER);
+    let _ = socket.set_send_buffer_size(SOCKET_BUFFER);
+    if let Ok(granted) = socket.recv_buffer_size()
+        && granted < SOCKET_BUFFER / 2
+    {
+        tracing::debug!(granted, wanted = SOCKET_BUFFER, "small UDP buffer: raise net.core.rmem_max for fast links");
+    }
+    socket.bind(&addr.into())?;
+    Ok(socket.into())
+}
+
+/// A name for QUIC's interface only: it is never sent (SNI is off), never checked (the key is), and reserved
+/// (RFC 6761).
+const SERVER_NAME: &str = "conduit.invalid";
+/// Stands for "not this machine" where settings depend on the peer.
+const DOCUMENTATION_ADDR: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+/// Jumbo packets of loopback must fit.
+const LARGEST_PAYLOAD: u16 = LOOPBACK_PACKET;
+/// quinn's defaults are 65,536 strangers with 10 MiB each; a post-quantum ClientHello needs 2.5 KiB.
+const MAX_INCOMING: usize = 1_024;
+const INCOMING_BUFFER: u64 = 32 << 10;
+const INCOMING_BUFFERS: u64 = 16 << 20;
+/// quinn allows 50 stateless resets a second for the whole endpoint: a restarted router has more clients than that.
+const MIN_RESET_INTERVAL: Duration = Duration::from_millis(1);
+/// For who is on a long, lossy link.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// What a close waits for its last packets.
+const LAST_PACKETS: Duration = Duration::from_millis(500);
+/// Bursts at 10 Gbit/s fill 212 KB, the usual default, in 170 microseconds.
+const SOCKET_BUFFER: usize = 4 << 20;
+

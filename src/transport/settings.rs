@@ -1,0 +1,152 @@
+//! What can be set about a connection, and how that becomes quinn's own settings.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use quinn::congestion::{BbrConfig, ControllerFactory, CubicConfig};
+use quinn::{IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
+
+/// What can be set about a connection. Both ends have their own; the stricter idle limit wins.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Who decides how fast to send.
+    pub congestion: Congestion,
+    /// A connection that hears nothing for this long is dead.
+    pub idle_timeout: Duration,
+    /// How long a connection attempt may take; on the router, the handshake of an accepted one.
+    pub connect_timeout: Duration,
+    /// Largest UDP payload to send, in bytes, from 1,200; `None` finds out (and uses large ones on loopback).
+    pub max_packet: Option<u16>,
+    /// Cipher suites in the order of preference; never empty.
+    pub cipher_suites: Vec<CipherSuite>,
+    /// Whether the key exchange is a post-quantum hybrid.
+    pub post_quantum: PostQuantum,
+}
+
+/// Congestion controllers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Congestion {
+    /// Model-based; keeps its rate on links that lose packets at random.
+    Bbr,
+    /// Loss-based, RFC 9438; collapses on such links, and is kind to other traffic on a shared one.
+    Cubic,
+}
+
+/// TLS 1.3 cipher suites (RFC 8446, B.4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CipherSuite {
+    /// `TLS_AES_128_GCM_SHA256`
+    Aes128Gcm,
+    /// `TLS_AES_256_GCM_SHA384`
+    Aes256Gcm,
+    /// `TLS_CHACHA20_POLY1305_SHA256`
+    ChaCha20Poly1305,
+}
+
+/// The hybrid key exchange X25519MLKEM768.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PostQuantum {
+    /// Offered first, classic X25519 accepted.
+    Prefer,
+    /// Nothing else is accepted.
+    Require,
+    /// Not offered.
+    Off,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            congestion: Congestion::Bbr,
+            idle_timeout: Duration::from_secs(30),
+            connect_timeout: Duration::from_secs(3),
+            max_packet: None,
+            cipher_suites: vec![CipherSuite::Aes128Gcm, CipherSuite::Aes256Gcm, CipherSuite::ChaCha20Poly1305],
+            post_quantum: PostQuantum::Prefer,
+        }
+    }
+}
+
+impl Settings {
+    /// Five keep-alives fit into an idle limit and a half: one lost packet must not end a connection.
+    fn keep_alive(&self) -> Duration {
+        (self.idle_timeout / 6).min(Duration::from_secs(5)).max(Duration::from_millis(100))
+    }
+
+    /// quinn's settings for a connection to `peer`; the router starts narrow and widens for who is admitted.
+    pub(super) fn transport(&self, peer: IpAddr, narrow: bool) -> TransportConfig {
+        let mut config = TransportConfig::default();
+        let loopback = peer.to_canonical().is_loopback();
+        let idle = IdleTimeout::try_from(self.idle_timeout).unwrap_or(IdleTimeout::from(VarInt::MAX));
+        config
+            .max_idle_timeout(Some(idle))
+            .keep_alive_interval(Some(self.keep_alive()))
+            .initial_rtt(INITIAL_RTT)
+            .stream_receive_window(STREAM_WINDOW)
+            .receive_window(if narrow { UNAUTHENTICATED_WINDOW } else { CONNECTION_WINDOW })
+            .send_window(if loopback { SEND_WINDOW_LOOPBACK } else { SEND_WINDOW })
+            .max_concurrent_bidi_streams(if narrow { VarInt::from_u32(1) } else { VarInt::from_u32(0) })
+            .max_concurrent_uni_streams(VarInt::from_u32(0))
+            .datagram_receive_buffer_size(None)
+            .allow_spin(false);
+        let mtu = self.tune_packets(&mut config, loopback);
+        config.congestion_controller_factory(self.controller(mtu));
+        config
+    }
+
+    /// Sets packet sizes; returns the first one.
+    fn tune_packets(&self, config: &mut TransportConfig, loopback: bool) -> u16 {
+        let mut discovery = MtuDiscoveryConfig::default();
+        discovery.black_hole_cooldown(BLACK_HOLE_COOLDOWN);
+        match self.max_packet {
+            None if loopback => {
+                config.initial_mtu(LOOPBACK_PACKET).min_mtu(LOOPBACK_PACKET).mtu_discovery_config(None);
+                return LOOPBACK_PACKET;
+            }
+            None => discovery.upper_bound(ETHERNET_PACKET),
+            Some(limit) => discovery.upper_bound(limit.max(MIN_PACKET)),
+        };
+        config.mtu_discovery_config(Some(discovery));
+        MIN_PACKET
+    }
+
+    fn controller(&self, mtu: u16) -> Arc<dyn ControllerFactory + Send + Sync> {
+        let initial_window = (10 * u64::from(mtu)).max(INITIAL_WINDOW);
+        match self.congestion {
+            Congestion::Bbr => {
+                let mut bbr = BbrConfig::default();
+                bbr.initial_window(initial_window);
+                Arc::new(bbr)
+            }
+            Congestion::Cubic => {
+                let mut cubic = CubicConfig::default();
+                cubic.initial_window(initial_window);
+                Arc::new(cubic)
+            }
+        }
+    }
+}
+
+/// Smaller than QUIC's default of 333 ms: most paths are, and a lost first packet is sent again sooner.
+const INITIAL_RTT: Duration = Duration::from_millis(100);
+/// The ceiling of what one stream may have in flight; the real bound is the sender's window of undelivered bytes.
+pub(super) const STREAM_WINDOW: VarInt = VarInt::from_u32(8 << 20);
+/// Bytes of all streams together that may lie behind holes: the tunnel reads everything else at once.
+pub(super) const CONNECTION_WINDOW: VarInt = VarInt::from_u32(32 << 20);
+/// For who is not admitted yet: a Hello and an Authenticate fit many times.
+pub(super) const UNAUTHENTICATED_WINDOW: VarInt = VarInt::from_u32(64 << 10);
+/// Above 4 MB, bursts on loopback overrun the socket buffers and are lost.
+const SEND_WINDOW_LOOPBACK: u64 = 4_000_000;
+/// Twice the largest window of one stream: a busy stream and the others.
+const SEND_WINDOW: u64 = 16 << 20;
+/// QUIC's smallest legal packet (RFC 9000, 14).
+pub(super) const MIN_PACKET: u16 = 1_200;
+/// 1,500 of Ethernet less IPv6 and UDP headers.
+const ETHERNET_PACKET: u16 = 1_452;
+/// Ten of these, one send train, stay below the 64 KiB that one UDP send can carry.
+pub(super) const LOOPBACK_PACKET: u16 = 6_550;
+/// The default of 60 s makes one unlucky burst expensive for a minute.
+const BLACK_HOLE_COOLDOWN: Duration = Duration::from_secs(5);
+/// RFC 9002, 7.2: ten packets, at least 14,720 bytes.
+const INITIAL_WINDOW: u64 = 14_720;
