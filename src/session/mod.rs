@@ -26,7 +26,7 @@ pub use stream::{Incoming, Knock, OpenError, ReceiveError, Receiver, SendError, 
 
 use crate::transport::{Connection, PathStats};
 use crate::tunnel::Identity;
-use crate::wire::{Code, Control, Declare, Declared, GoAway, StreamHeader, Withdraw, control};
+use crate::wire::{Code, Control, Declare, Declared, GoAway, StreamHeader, Withdraw, control::Message};
 use ledger::Ledger;
 
 /// An authenticated connection: a clone is another handle to the same one. Made by [`initiate`] and
@@ -145,10 +145,10 @@ impl Session {
     /// Says something on the control stream; waits while the peer does not read. Cancel-safe.
     pub async fn say(&self, event: Event) -> Result<(), OpenError> {
         let message = match event {
-            Event::Declare(declare) => control::Message::Declare(declare),
-            Event::Declared(declared) => control::Message::Declared(declared),
-            Event::Withdraw(withdraw) => control::Message::Withdraw(withdraw),
-            Event::GoAway(leave) => control::Message::GoAway(leave),
+            Event::Declare(declare) => Message::Declare(declare),
+            Event::Declared(declared) => Message::Declared(declared),
+            Event::Withdraw(withdraw) => Message::Withdraw(withdraw),
+            Event::GoAway(leave) => Message::GoAway(leave),
         };
         let sent = self.0.outbox.send(Control { message: Some(message) }).await;
         sent.map_err(|_| OpenError::Lost { reason: "the control stream is closed".to_owned() })

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use aws_lc_rs::{hkdf, hmac};
-use quinn::{EndpointConfig, HashedConnectionIdGenerator};
+use quinn::EndpointConfig;
+use quinn_proto::HashedConnectionIdGenerator;
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 /// 32 random bytes that outlive a restart of the router: keys for stateless resets (RFC 9000, 10.3), address

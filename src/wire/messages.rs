@@ -2,7 +2,7 @@
 /// One frame of the control stream.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Control {
-    #[prost(oneof = "control::Message", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9")]
+    #[prost(oneof = "control::Message", tags = "1, 2, 3, 5, 6, 7, 8, 9")]
     pub message: ::core::option::Option<control::Message>,
 }
 /// Nested message and enum types in `Control`.
@@ -18,9 +18,6 @@ pub mod control {
         /// The router admits the client.
         #[prost(message, tag = "3")]
         Accepted(super::Accepted),
-        /// The router does not; the connection is closed after it.
-        #[prost(message, tag = "4")]
-        Refused(super::Refused),
         /// The client declares a tunnel.
         #[prost(message, tag = "5")]
         Declare(super::Declare),
@@ -126,16 +123,6 @@ pub struct Limits {
     /// Undelivered bytes that one direction of one stream may have, at most.
     #[prost(uint64, tag = "2")]
     pub undelivered: u64,
-}
-/// The client is not admitted.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct Refused {
-    /// A code of error-codes.md.
-    #[prost(uint32, tag = "1")]
-    pub code: u32,
-    /// For people. One and the same for unknown, revoked and malformed.
-    #[prost(string, tag = "2")]
-    pub message: ::prost::alloc::string::String,
 }
 /// A tunnel of this session.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
