@@ -1,1 +1,32 @@
+//! Moves bytes between two ends.
+//!
+//! [`pipe`] is the only copy loop in the product: half-close both ways, resets with their codes, back-pressure, no
+//! buffer held while idle. It neither dials nor listens. Implements `proto-spec/streams.md`, "A connection's life".
 
+mod echo;
+mod pipe;
+mod queue;
+mod socket;
+
+pub use echo::echo;
+pub use pipe::{Counters, EndedBy, Transferred, pipe};
+pub use socket::{first_bytes, reset};
+
+use std::time::Duration;
+
+/// What can be set about copying.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Bytes taken from a socket in one go, at most.
+    pub read_buffer: usize,
+    /// Bytes handed to a socket in one go, at most.
+    pub write_buffer: usize,
+    /// How long a half-closed connection may stay silent.
+    pub linger: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { read_buffer: 256 << 10, write_buffer: 1 << 20, linger: Duration::from_secs(30) }
+    }
+}

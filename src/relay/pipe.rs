@@ -1,0 +1,283 @@
+//! The one copy loop: a TCP socket on one side, a stream of the session on the other.
+
+use std::future::poll_fn;
+use std::io::{self, IoSlice};
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncWrite, AsyncWriteExt, Interest};
+use tokio::net::TcpStream;
+use tokio::net::tcp::{ReadHalf, WriteHalf};
+use tokio_util::sync::CancellationToken;
+
+use super::Settings;
+use super::queue::Queue;
+use super::socket::{poll_read, reset};
+use crate::session::{ReceiveError, Receiver, SendError, Sender};
+use crate::wire::Code;
+
+/// Bytes moved so far; read by `list` while the connection lives.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// From the socket into the stream.
+    pub sent: AtomicU64,
+    /// From the stream into the socket.
+    pub received: AtomicU64,
+}
+
+impl Counters {
+    fn total(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed) + self.received.load(Ordering::Relaxed)
+    }
+}
+
+/// What a connection came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Transferred {
+    /// From the socket into the stream, in bytes.
+    pub sent: u64,
+    /// From the stream into the socket, in bytes.
+    pub received: u64,
+    /// How it ended.
+    pub ended_by: EndedBy,
+}
+
+/// How a connection ended.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EndedBy {
+    /// Both directions were finished and delivered.
+    #[error("done")]
+    Done,
+    /// The socket here was reset.
+    #[error("the local connection was reset: {0}")]
+    Socket(String),
+    /// The far end did not serve the stream.
+    #[error("{message}")]
+    Refused {
+        /// Why.
+        code: Code,
+        /// For people.
+        message: String,
+    },
+    /// The far end broke the connection off.
+    #[error("{0}")]
+    Peer(Code),
+    /// The half that was left open stayed silent.
+    #[error("the half-closed connection stayed silent")]
+    Abandoned,
+    /// An operator ended it.
+    #[error("ended by an operator")]
+    Killed,
+    /// The session is gone.
+    #[error("the session was lost: {0}")]
+    Lost(String),
+}
+
+impl EndedBy {
+    /// What the far end is told.
+    fn code(&self) -> Code {
+        match self {
+            Self::Done => Code::Done,
+            Self::Socket(_) => Code::Reset,
+            Self::Refused { code, .. } | Self::Peer(code) => *code,
+            Self::Abandoned => Code::Abandoned,
+            Self::Killed => Code::Killed,
+            Self::Lost(_) => Code::Internal,
+        }
+    }
+}
+
+/// Moves bytes both ways until both directions are done, one of them fails, or `stop` is cancelled. FIN becomes
+/// finish and back, RST becomes reset and back; a failure ends both directions and resets the socket. [STR-5]
+/// [STR-6] [STR-7] Not cancel-safe: dropped, the stream is reset without a code.
+pub async fn pipe(
+    mut socket: TcpStream,
+    mut sender: Sender,
+    mut receiver: Receiver,
+    settings: &Settings,
+    counters: &Counters,
+    stop: &CancellationToken,
+) -> Transferred {
+    let ended_by = {
+        let (reading, writing) = socket.split();
+        let mut upload = pin!(upload(reading, &mut sender, settings, &counters.sent));
+        let mut download = pin!(download(writing, &mut receiver, settings, &counters.received));
+        let (mut up, mut down) = (false, false);
+        loop {
+            let end = tokio::select! {
+                end = &mut upload, if !up => { up = true; end }
+                end = &mut download, if !down => { down = true; end }
+                () = silence(counters, settings), if up != down => Err(EndedBy::Abandoned),
+                () = stop.cancelled() => Err(EndedBy::Killed),
+            };
+            match end {
+                Err(failure) => break failure,
+                Ok(()) if up && down => break EndedBy::Done,
+                Ok(()) => {}
+            }
+        }
+    };
+    if ended_by != EndedBy::Done {
+        sender.reset(ended_by.code());
+        receiver.stop(ended_by.code());
+        reset(socket);
+    }
+    Transferred {
+        sent: counters.sent.load(Ordering::Relaxed),
+        received: counters.received.load(Ordering::Relaxed),
+        ended_by,
+    }
+}
+
+/// Returns when no byte has moved for the linger. [STR-8]
+async fn silence(counters: &Counters, settings: &Settings) {
+    loop {
+        let before = counters.total();
+        tokio::time::sleep(settings.linger).await;
+        if counters.total() == before {
+            return;
+        }
+    }
+}
+
+/// Socket → stream. Ends when the far socket has taken the last byte.
+async fn upload(
+    mut socket: ReadHalf<'_>,
+    sender: &mut Sender,
+    settings: &Settings,
+    moved: &AtomicU64,
+) -> Result<(), EndedBy> {
+    let mut appetite = FIRST_READ.min(settings.read_buffer);
+    loop {
+        let room = sender.room();
+        if room == 0 {
+            tokio::select! {
+                more = sender.more_room() => more?,
+                error = broken(&socket) => return Err(EndedBy::Socket(error.to_string())),
+            }
+            continue;
+        }
+        let limit = appetite.min(room);
+        let read = poll_fn(|cx| poll_read(Pin::new(&mut socket), cx, limit)).await;
+        let Some(bytes) = read.map_err(|error| EndedBy::Socket(error.to_string()))? else { break };
+        // A full read asks for a larger one: few large pieces cost less than many small ones.
+        if bytes.len() == appetite {
+            appetite = (appetite * 4).min(settings.read_buffer);
+        } else if bytes.len() < appetite / 8 {
+            appetite = FIRST_READ.min(settings.read_buffer);
+        }
+        moved.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        sender.send(bytes).await?;
+    }
+    sender.finish();
+    Ok(sender.settled().await?)
+}
+
+/// Returns when the socket was reset while nobody reads from it. A plain end of the other side is no error: its bytes
+/// wait their turn.
+async fn broken(socket: &ReadHalf<'_>) -> io::Error {
+    let stream: &TcpStream = socket.as_ref();
+    loop {
+        match stream.ready(Interest::ERROR).await {
+            Ok(ready) if ready.is_error() => match stream.take_error() {
+                Ok(Some(error)) | Err(error) => return error,
+                Ok(None) => std::future::pending::<()>().await,
+            },
+            Ok(_) => {}
+            Err(error) => return error,
+        }
+    }
+}
+
+/// Stream → socket. Bytes leave QUIC at once, whether the socket takes them or not: what a slow reader leaves unread
+/// must not use up the connection's window. [STR-20]
+async fn download(
+    mut socket: WriteHalf<'_>,
+    receiver: &mut Receiver,
+    settings: &Settings,
+    moved: &AtomicU64,
+) -> Result<(), EndedBy> {
+    let mut queue = Queue::default();
+    let mut ended = false;
+    poll_fn(|cx| poll_download(&mut socket, receiver, &mut queue, &mut ended, settings, moved, cx)).await?;
+    socket.shutdown().await.map_err(|error| EndedBy::Socket(error.to_string()))
+}
+
+fn poll_download(
+    socket: &mut WriteHalf<'_>,
+    receiver: &mut Receiver,
+    queue: &mut Queue,
+    ended: &mut bool,
+    settings: &Settings,
+    moved: &AtomicU64,
+    cx: &mut Context<'_>,
+) -> Poll<Result<(), EndedBy>> {
+    for _ in 0..TURNS {
+        let waiting = queue.chunks.len();
+        let mut drained = *ended || queue.bytes() >= QUEUE_LIMIT;
+        while !drained && queue.chunks.len() - waiting < SLICES {
+            match receiver.poll_receive(cx, &mut queue.chunks)? {
+                Poll::Ready(Some(length)) => queue.appended(length),
+                Poll::Ready(None) => *ended = true,
+                Poll::Pending => drained = true,
+            }
+            drained |= *ended || queue.bytes() >= QUEUE_LIMIT;
+        }
+        if queue.is_empty() {
+            queue.rest();
+            return if *ended { Poll::Ready(Ok(())) } else { Poll::Pending };
+        }
+        let mut slices = [IoSlice::new(&[]); SLICES];
+        let count = queue.slices(&mut slices, settings.write_buffer);
+        match Pin::new(&mut *socket).poll_write_vectored(cx, &slices[..count]) {
+            Poll::Ready(Ok(written)) => {
+                queue.advance(written);
+                let total = moved.fetch_add(written as u64, Ordering::Relaxed) + written as u64;
+                receiver.delivered(total);
+            }
+            Poll::Ready(Err(error)) => return Poll::Ready(Err(EndedBy::Socket(error.to_string()))),
+            Poll::Pending => {
+                if queue.chunks.len() - waiting > STALLED {
+                    queue.gather();
+                }
+                if drained {
+                    return Poll::Pending;
+                }
+            }
+        }
+    }
+    cx.waker().wake_by_ref();
+    Poll::Pending
+}
+
+impl From<SendError> for EndedBy {
+    fn from(error: SendError) -> Self {
+        match error {
+            SendError::Stopped(code) => Self::Peer(code),
+            SendError::Lost(reason) => Self::Lost(reason),
+        }
+    }
+}
+
+impl From<ReceiveError> for EndedBy {
+    fn from(error: ReceiveError) -> Self {
+        match error {
+            ReceiveError::Reset(code) => Self::Peer(code),
+            ReceiveError::Refused { code, message } => Self::Refused { code, message },
+            ReceiveError::Protocol(reason) => Self::Lost(reason),
+            ReceiveError::Lost(reason) => Self::Lost(reason),
+        }
+    }
+}
+
+/// Requests and answers mostly fit; bulk shows itself by filling it.
+const FIRST_READ: usize = 16 << 10;
+/// A sender stays within its window, 8 MiB at most; who does not is held back by QUIC's own.
+const QUEUE_LIMIT: usize = 9 << 20;
+/// Slices of one vectored write: 2 KiB on the stack, 400 KiB of loopback packets.
+const SLICES: usize = 128;
+/// So many new chunks behind a full socket are worth gathering.
+const STALLED: usize = 16;
+/// Turns before other tasks get theirs.
+const TURNS: usize = 16;

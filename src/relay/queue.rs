@@ -1,0 +1,141 @@
+//! Bytes that have left QUIC and wait for a socket.
+
+use std::collections::VecDeque;
+use std::io::IoSlice;
+
+use bytes::{Buf, Bytes, BytesMut};
+
+/// A queue of chunks. While the socket takes bytes as they come, chunks pass through uncopied; once it stalls, small
+/// ones are gathered into blocks, because a small chunk pins the whole receive buffer that it was cut from.
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    pub(super) chunks: VecDeque<Bytes>,
+    bytes: usize,
+    block: BytesMut,
+}
+
+impl Queue {
+    /// Bytes that wait.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.bytes == 0
+    }
+
+    /// `length` bytes were appended to `chunks`.
+    pub(super) fn appended(&mut self, length: usize) {
+        self.bytes += length;
+    }
+
+    /// The first chunks as slices for a vectored write of at most `limit` bytes; at least one slice.
+    pub(super) fn slices<'a>(&'a self, into: &mut [IoSlice<'a>], limit: usize) -> usize {
+        let (mut count, mut bytes) = (0, 0);
+        for (chunk, slot) in self.chunks.iter().zip(into.iter_mut()) {
+            if bytes >= limit {
+                break;
+            }
+            let chunk = &chunk[..chunk.len().min(limit - bytes)];
+            bytes += chunk.len();
+            *slot = IoSlice::new(chunk);
+            count += 1;
+        }
+        count
+    }
+
+    /// The socket took `length` bytes.
+    pub(super) fn advance(&mut self, mut length: usize) {
+        self.bytes -= length;
+        while let Some(first) = self.chunks.front_mut() {
+            if first.len() > length {
+                first.advance(length);
+                break;
+            }
+            length -= first.len();
+            self.chunks.pop_front();
+        }
+    }
+
+    /// The socket stalls: gathers small chunks. Costs a copy, which nobody waits for.
+    pub(super) fn gather(&mut self) {
+        let mut gathered = VecDeque::with_capacity(1 + self.bytes / BLOCK);
+        for chunk in std::mem::take(&mut self.chunks) {
+            if chunk.len() >= BLOCK / 2 {
+                self.flush(&mut gathered);
+                gathered.push_back(chunk);
+                continue;
+            }
+            if self.block.capacity() - self.block.len() < chunk.len() {
+                self.flush(&mut gathered);
+                self.block = BytesMut::with_capacity(BLOCK);
+            }
+            self.block.extend_from_slice(&chunk);
+        }
+        self.flush(&mut gathered);
+        self.chunks = gathered;
+    }
+
+    fn flush(&mut self, into: &mut VecDeque<Bytes>) {
+        if !self.block.is_empty() {
+            into.push_back(self.block.split().freeze());
+        }
+    }
+
+    /// Nothing waits and nothing is under way: holds no memory.
+    pub(super) fn rest(&mut self) {
+        self.block = BytesMut::new();
+        if self.chunks.capacity() > SPARE {
+            self.chunks = VecDeque::new();
+        }
+    }
+}
+
+/// Big enough that the rest of it is no waste, small enough for a slow reader.
+const BLOCK: usize = 64 << 10;
+/// Slots that an idle queue may keep: 128 bytes.
+const SPARE: usize = 4;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn queue(sizes: &[usize]) -> Queue {
+        let mut queue = Queue::default();
+        let mut next = 0u8;
+        for &size in sizes {
+            let chunk: Vec<u8> = std::iter::repeat_with(|| { next = next.wrapping_add(1); next }).take(size).collect();
+            queue.chunks.push_back(chunk.into());
+            queue.appended(size);
+        }
+        queue
+    }
+
+    fn contents(queue: &Queue) -> Vec<u8> {
+        queue.chunks.iter().flatten().copied().collect()
+    }
+
+    #[test]
+    fn gathering_keeps_every_byte_in_order_in_few_chunks() {
+        let mut queue = queue(&[1_000; 300]);
+        let before = contents(&queue);
+        queue.gather();
+        assert_eq!(contents(&queue), before);
+        assert!(queue.chunks.len() <= 6, "{} chunks", queue.chunks.len());
+        queue.gather();
+        assert_eq!(contents(&queue), before);
+    }
+
+    #[test]
+    fn slices_stay_within_the_limit_and_advance_is_exact() {
+        let mut queue = queue(&[10, 10, 10]);
+        let expected = contents(&queue);
+        let mut slices = [IoSlice::new(&[]); 8];
+        let count = queue.slices(&mut slices, 15);
+        assert_eq!(slices[..count].iter().map(|s| s.len()).sum::<usize>(), 15);
+        queue.advance(15);
+        assert_eq!(contents(&queue), expected[15..]);
+        queue.advance(15);
+        assert!(queue.is_empty() && queue.chunks.is_empty());
+    }
+}
