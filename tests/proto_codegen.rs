@@ -9,7 +9,8 @@ use std::path::Path;
 fn the_generated_messages_are_those_of_the_proto_file() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let out = tempfile::tempdir().expect("a folder");
-    let descriptors = protox::compile(["conduit.proto"], [root.join("proto-spec")]).expect("a valid proto file");
+    let descriptors =
+        protox::compile(["conduit.proto"], [root.join("proto-spec")]).expect("a valid proto file");
     prost_build::Config::new()
         .out_dir(out.path())
         .bytes(["."])
@@ -21,5 +22,8 @@ fn the_generated_messages_are_those_of_the_proto_file() {
         fs::write(&committed, &generated).expect("the file written");
     }
     let current = fs::read_to_string(&committed).expect("the committed file");
-    assert!(current == generated, "src/wire/messages.rs is stale: run CONDUIT_BLESS=1 cargo test --test proto_codegen");
+    assert!(
+        current == generated,
+        "src/wire/messages.rs is stale: run CONDUIT_BLESS=1 cargo test --test proto_codegen"
+    );
 }

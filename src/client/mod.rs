@@ -1,1 +1,255 @@
+//! The tunnel process: a listener on one side, a session that is kept alive on the other.
+//!
+//! Composition only: it puts `ends`, `session` and `relay` together and owns no bytes; finding and controlling
+//! processes is `registry`'s work. Implements `proto-spec/streams.md`, "Forward tunnels".
 
+mod connect;
+mod error;
+mod forward;
+mod link;
+mod probe;
+mod status;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, watch};
+use uuid::Uuid;
+
+pub use connect::{Enrolled, RouterAddress, enrol};
+pub use error::{Failure, StartError};
+pub(crate) use status::{refusals, version};
+
+use crate::ends::Listener;
+use crate::identity::{Keypair, Token};
+use crate::registry::Call;
+use crate::task::Tasks;
+use crate::tunnel::{TunnelId, TunnelSpec, TunnelState};
+use crate::{relay, session, telemetry, transport};
+use link::Link;
+
+/// Everything a tunnel needs. Nothing is read from files or the environment here.
+#[derive(Debug)]
+pub struct Settings {
+    /// The tunnel.
+    pub tunnel: TunnelSpec,
+    /// The id of this process, the first half of its connections' ids.
+    pub id: TunnelId,
+    /// One UUID per process start.
+    pub instance: Uuid,
+    /// The client's key.
+    pub keypair: Arc<Keypair>,
+    /// Where the router is, and whose key it has.
+    pub router: RouterAddress,
+    /// What this client would like to be called.
+    pub client_name: String,
+    /// Authorises besides the key, where the router demands it.
+    pub token: Option<Token>,
+    /// The connection.
+    pub transport: transport::Settings,
+    /// The session.
+    pub session: session::Settings,
+    /// Copying.
+    pub relay: relay::Settings,
+    /// Users' sockets.
+    pub sockets: SocketSettings,
+    /// Connections at one time; more are reset.
+    pub max_connections: usize,
+    /// How long a new connection waits for a lost session before it is reset.
+    pub outage_wait: Duration,
+}
+
+/// What can be set about users' sockets.
+#[derive(Clone, Copy, Debug)]
+pub struct SocketSettings {
+    /// `TCP_NODELAY`.
+    pub nodelay: bool,
+    /// Idle time before keep-alive probes; `None` for none.
+    pub keepalive: Option<Duration>,
+}
+
+impl Default for SocketSettings {
+    fn default() -> Self {
+        Self { nodelay: true, keepalive: Some(Duration::from_secs(60)) }
+    }
+}
+
+/// A tunnel that runs. Dropped, it ends without draining.
+#[derive(Debug)]
+pub struct Running {
+    shared: Arc<Shared>,
+    tasks: Tasks,
+    calls: mpsc::Sender<Call>,
+    ready_in: Duration,
+}
+
+/// What the tasks of one tunnel share.
+#[derive(Debug)]
+struct Shared {
+    settings: Settings,
+    local_addr: SocketAddr,
+    table: relay::Table,
+    link: Link,
+    state: watch::Sender<TunnelState>,
+    ended: watch::Sender<Option<End>>,
+    metrics: status::Metrics,
+    /// Cancelled when no new connections are wanted.
+    accepting: tokio_util::sync::CancellationToken,
+    /// Cancelled when open connections are to end.
+    connections: tokio_util::sync::CancellationToken,
+}
+
+/// How a tunnel ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum End {
+    /// As it was asked to.
+    Stopped {
+        /// Whether connections had to be cut off.
+        forced: bool,
+    },
+    /// For a reason.
+    Failed(String),
+}
+
+/// Starts a tunnel: returns when the session is up, the tunnel declared and the bind bound. The first connection is
+/// tried three times. Dropped before that, nothing stays behind.
+pub async fn start(settings: Settings) -> Result<Running, StartError> {
+    let started = Instant::now();
+    let listener = Listener::bind(settings.tunnel.bind, BACKLOG)?;
+    let tasks = Tasks::new();
+    let first = match link::first_session(&settings, &tasks).await {
+        Ok(first) => first,
+        Err(error) => {
+            tasks.shutdown(Duration::ZERO).await;
+            return Err(error);
+        }
+    };
+    let ready_in = started.elapsed();
+    let local_addr = listener.local_addr();
+    let (state, _) = watch::channel(TunnelState::Ready);
+    let shared = Arc::new(Shared {
+        link: Link::new(),
+        table: relay::Table::default(),
+        state,
+        ended: watch::channel(None).0,
+        metrics: status::Metrics::new(&telemetry::Metrics::new()),
+        accepting: tasks.token().child_token(),
+        connections: tasks.token().child_token(),
+        local_addr,
+        settings,
+    });
+    let (calls, received) = mpsc::channel(CALLS);
+    tasks.spawn_until_cancelled("link", link::keep(Arc::clone(&shared), tasks.clone(), first));
+    tasks.spawn("accept", forward::accept(Arc::clone(&shared), tasks.clone(), listener));
+    tasks.spawn_until_cancelled(
+        "control",
+        status::answer(Arc::clone(&shared), tasks.clone(), received),
+    );
+    let tunnel = &shared.settings.tunnel;
+    tracing::info!(tunnel = %tunnel.name, bind = %local_addr, source = %tunnel.source, ?ready_in, "tunnel ready");
+    Ok(Running { shared, tasks, calls, ready_in })
+}
+
+impl Running {
+    /// Where it listens, with the real port.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.shared.local_addr
+    }
+
+    /// From the start of [`start`] to ready.
+    pub fn ready_in(&self) -> Duration {
+        self.ready_in
+    }
+
+    /// What carries the session.
+    pub fn carrier(&self) -> &'static str {
+        CARRIER
+    }
+
+    /// Takes requests of the control socket.
+    pub fn calls(&self) -> mpsc::Sender<Call> {
+        self.calls.clone()
+    }
+
+    /// The state, as it changes.
+    pub fn state(&self) -> watch::Receiver<TunnelState> {
+        self.shared.state.subscribe()
+    }
+
+    /// What last went wrong.
+    pub fn last_error(&self) -> Option<String> {
+        self.shared.link.last_error()
+    }
+
+    /// The metrics as OpenMetrics text.
+    pub fn metrics(&self) -> String {
+        self.shared.metrics_text()
+    }
+
+    /// The path, TLS and the session's ends, while there is a session.
+    pub fn session(&self) -> Option<session::Session> {
+        self.shared.link.current()
+    }
+
+    /// Ends the tunnel: no new connections, `drain` for the open ones, then resets.
+    pub async fn shutdown(&self, drain: Duration) {
+        self.shared.shutdown(drain).await;
+        self.tasks.shutdown(LAST_WORDS).await;
+    }
+
+    /// Waits for the end, whoever asked for it.
+    pub async fn ended(&self) -> End {
+        let mut ended = self.shared.ended.subscribe();
+        let end = match ended.wait_for(Option::is_some).await {
+            Ok(end) => end.clone(),
+            Err(_) => None,
+        };
+        self.tasks.shutdown(LAST_WORDS).await;
+        end.unwrap_or(End::Stopped { forced: false })
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.tasks.token().cancel();
+    }
+}
+
+impl Shared {
+    fn set_state(&self, state: TunnelState) {
+        self.state.send_if_modified(|current| {
+            let settled = matches!(
+                *current,
+                TunnelState::Draining | TunnelState::Stopped | TunnelState::Failed
+            );
+            let change = *current != state && (!settled || matches!(state, TunnelState::Stopped));
+            if change {
+                *current = state;
+            }
+            change
+        });
+    }
+
+    /// The stop, a step at a time: no new connections; open ones may finish; the rest is reset; the session says
+    /// good-bye.
+    async fn shutdown(&self, drain: Duration) {
+        self.accepting.cancel();
+        self.set_state(TunnelState::Draining);
+        let drained = tokio::time::timeout(drain, self.table.drained()).await.is_ok();
+        self.connections.cancel();
+        let _ = tokio::time::timeout(LAST_WORDS, self.table.drained()).await;
+        self.link.close().await;
+        self.set_state(TunnelState::Stopped);
+        self.ended.send_replace(Some(End::Stopped { forced: !drained }));
+    }
+}
+
+/// What carries the session: the only carrier of this version.
+const CARRIER: &str = "quic";
+/// Users that may wait to be accepted; the system's own limit is below it on most hosts.
+const BACKLOG: u32 = 4_096;
+/// Requests of the control socket that wait.
+const CALLS: usize = 32;
+/// For resets and the good-bye to leave.
+const LAST_WORDS: Duration = Duration::from_secs(1);

@@ -1,1 +1,33 @@
+//! Lets `list`, `kill`, `status` and `logs` find and talk to the tunnel processes of this machine.
+//!
+//! No daemon and no decision: records, locks, and JSON-RPC from a socket to a channel that the roles answer.
+//! Implements "Processes and the registry" and the control socket (`proto-spec/control.md`).
 
+mod answer;
+mod ask;
+mod claim;
+mod folder;
+mod lines;
+mod lock;
+mod process;
+mod purge;
+mod record;
+mod request;
+mod rpc;
+mod seats;
+mod serve;
+mod socket;
+mod strict;
+
+pub use answer::{
+    ClientStatus, ConnectionStatus, Invitation, IssuedToken, Probe, Refusal, RouterStatus,
+    RouterView, SessionStatus, TlsStatus, TokenStatus, TunnelStatus,
+};
+pub use ask::{CallError, ControlClient, ask, ask_all};
+pub use claim::{Claim, ClaimError};
+pub use folder::{Entry, Registry, RegistryError};
+pub use process::Presence;
+pub use record::{Kind, NewRecord, Record, RecordConfig, now_rfc3339, rfc3339};
+pub use request::{AuthorizeParams, InviteParams, Request, TokenCreateParams};
+pub use rpc::RpcError;
+pub use serve::{Call, ControlListener};

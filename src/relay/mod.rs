@@ -7,10 +7,12 @@ mod echo;
 mod pipe;
 mod queue;
 mod socket;
+mod table;
 
 pub use echo::echo;
 pub use pipe::{Counters, EndedBy, Transferred, pipe};
-pub use socket::{first_bytes, reset};
+pub use socket::first_bytes;
+pub use table::{Entry, Live, Refused, Table, Totals};
 
 use std::time::Duration;
 

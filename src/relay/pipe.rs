@@ -13,7 +13,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::Settings;
 use super::queue::Queue;
-use super::socket::{poll_read, reset};
+use super::socket::poll_read;
+use crate::ends::reset;
 use crate::session::{ReceiveError, Receiver, SendError, Sender};
 use crate::wire::Code;
 
@@ -200,7 +201,8 @@ async fn download(
 ) -> Result<(), EndedBy> {
     let mut queue = Queue::default();
     let mut ended = false;
-    poll_fn(|cx| poll_download(&mut socket, receiver, &mut queue, &mut ended, settings, moved, cx)).await?;
+    poll_fn(|cx| poll_download(&mut socket, receiver, &mut queue, &mut ended, settings, moved, cx))
+        .await?;
     socket.shutdown().await.map_err(|error| EndedBy::Socket(error.to_string()))
 }
 

@@ -104,7 +104,12 @@ mod tests {
         let mut queue = Queue::default();
         let mut next = 0u8;
         for &size in sizes {
-            let chunk: Vec<u8> = std::iter::repeat_with(|| { next = next.wrapping_add(1); next }).take(size).collect();
+            let chunk: Vec<u8> = std::iter::repeat_with(|| {
+                next = next.wrapping_add(1);
+                next
+            })
+            .take(size)
+            .collect();
             queue.chunks.push_back(chunk.into());
             queue.appended(size);
         }

@@ -41,12 +41,6 @@ pub fn first_bytes(socket: &TcpStream, limit: usize) -> Bytes {
     })
 }
 
-/// Closes a socket with RST: the other side learns that the connection broke, not that it ended.
-pub fn reset(socket: TcpStream) {
-    // Fails only where the connection is gone already.
-    let _ = socket.set_zero_linger();
-}
-
 fn make_room(landing: &mut BytesMut, limit: usize) {
     debug_assert!(landing.is_empty());
     if landing.capacity() < limit.min(LANDING_SIZE) {

@@ -1,1 +1,222 @@
+//! The router process: admits clients, decides, dials and copies.
+//!
+//! Composition only: who may enter is `store`'s knowledge, what may be dialled `policy`'s, the bytes are `relay`'s.
+//! Implements `proto-spec/session.md`, "The router's side", and `proto-spec/streams.md`, "Forward tunnels".
 
+mod accept;
+mod admin;
+mod admit;
+mod advertise;
+mod serve;
+mod sessions;
+mod status;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+pub use admin::Admin;
+pub use advertise::{Advertised, advertised};
+
+use crate::ends::DialSettings;
+use crate::identity::Keypair;
+use crate::policy::OwnSockets;
+use crate::registry::Call;
+use crate::session::Event;
+use crate::store::Store;
+use crate::task::Tasks;
+use crate::transport::{EndpointError, RouterEndpoint, Secrets};
+use crate::tunnel::{HostPort, Identity, TunnelId};
+use crate::wire::{Code, GoAway};
+use crate::{relay, session, telemetry, transport};
+use sessions::Sessions;
+
+/// Everything a router needs. Nothing is read from files or the environment here.
+#[derive(Debug)]
+pub struct Settings {
+    /// The id of this process, the first half of its connections' ids.
+    pub id: TunnelId,
+    /// Where to listen, UDP.
+    pub bind: SocketAddr,
+    /// What tickets carry.
+    pub advertise: Vec<HostPort>,
+    /// The router's key.
+    pub keypair: Arc<Keypair>,
+    /// What makes a restart noticed at once.
+    pub secrets: Secrets,
+    /// Clients, tickets, tokens.
+    pub store: Store,
+    /// Whether a client needs a token besides its key.
+    pub require_token: bool,
+    /// Sessions at one time; more are refused.
+    pub max_clients: usize,
+    /// Connections.
+    pub transport: transport::Settings,
+    /// Sessions.
+    pub session: session::Settings,
+    /// Copying.
+    pub relay: relay::Settings,
+    /// Dialling.
+    pub dial: DialSettings,
+}
+
+/// A router could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// No endpoint.
+    #[error(transparent)]
+    Endpoint(#[from] EndpointError),
+}
+
+/// A router that runs. Dropped, it ends without draining.
+#[derive(Debug)]
+pub struct Running {
+    shared: Arc<Shared>,
+    tasks: Tasks,
+    calls: mpsc::Sender<Call>,
+    local_addr: SocketAddr,
+}
+
+/// What the tasks of one router share.
+#[derive(Debug)]
+struct Shared {
+    settings: Settings,
+    endpoint: RouterEndpoint,
+    admin: Admin,
+    sessions: Sessions,
+    table: relay::Table,
+    own: OwnSockets,
+    metrics: status::Metrics,
+    ended: watch::Sender<Option<bool>>,
+    /// Cancelled when nobody else is wanted.
+    accepting: CancellationToken,
+    /// Cancelled when open connections are to end.
+    connections: CancellationToken,
+}
+
+/// Starts a router; the socket is bound when this returns.
+pub async fn start(settings: Settings) -> Result<Running, StartError> {
+    let endpoint = RouterEndpoint::bind(
+        &settings.transport,
+        &settings.keypair,
+        &settings.secrets,
+        settings.bind,
+    )?;
+    let local_addr = endpoint
+        .local_addr()
+        .map_err(|source| EndpointError::Socket { addr: settings.bind, source })?;
+    let tasks = Tasks::new();
+    let sessions = Sessions::default();
+    let shared = Arc::new(Shared {
+        admin: Admin::new(
+            settings.store.clone(),
+            settings.keypair.identity(),
+            settings.advertise.clone(),
+            Some(sessions.clone()),
+        ),
+        own: OwnSockets::new(vec![local_addr], advertise::interfaces()),
+        table: relay::Table::default(),
+        metrics: status::Metrics::new(&telemetry::Metrics::new()),
+        ended: watch::channel(None).0,
+        accepting: tasks.token().child_token(),
+        connections: tasks.token().child_token(),
+        sessions,
+        endpoint,
+        settings,
+    });
+    let (calls, received) = mpsc::channel(CALLS);
+    tasks.spawn("accept", accept::accept(Arc::clone(&shared), tasks.clone()));
+    tasks.spawn_until_cancelled(
+        "control",
+        status::answer(Arc::clone(&shared), tasks.clone(), received),
+    );
+    tracing::info!(bind = %local_addr, identity = %shared.admin.identity(), "router up");
+    Ok(Running { shared, tasks, calls, local_addr })
+}
+
+impl Running {
+    /// Where it listens, with the real port.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+
+    /// Its public key.
+    pub fn identity(&self) -> Identity {
+        self.shared.admin.identity()
+    }
+
+    /// Invites, authorizes, revokes.
+    pub fn admin(&self) -> &Admin {
+        &self.shared.admin
+    }
+
+    /// Takes requests of the control socket.
+    pub fn calls(&self) -> mpsc::Sender<Call> {
+        self.calls.clone()
+    }
+
+    /// The metrics as OpenMetrics text.
+    pub fn metrics(&self) -> String {
+        self.shared.metrics_text()
+    }
+
+    /// Ends the router: no new clients, `drain` for open connections, then resets. True when nothing was cut off.
+    pub async fn shutdown(&self, drain: Duration) -> bool {
+        let drained = self.shared.shutdown(drain).await;
+        self.tasks.shutdown(LAST_WORDS).await;
+        drained
+    }
+
+    /// Waits for the end, whoever asked for it. True when nothing was cut off.
+    pub async fn ended(&self) -> bool {
+        let mut ended = self.shared.ended.subscribe();
+        let drained =
+            ended.wait_for(Option::is_some).await.is_ok_and(|drained| drained.unwrap_or(false));
+        self.tasks.shutdown(LAST_WORDS).await;
+        drained
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.tasks.token().cancel();
+    }
+}
+
+impl Shared {
+    /// The stop, a step at a time: nobody new; clients are told; open connections may finish; the rest is reset;
+    /// sessions are closed.
+    async fn shutdown(&self, drain: Duration) -> bool {
+        self.accepting.cancel();
+        for session in self.sessions.all() {
+            let leave = GoAway {
+                code: Code::ShuttingDown.number() as u32,
+                message: GOOD_BYE.to_owned(),
+                ..GoAway::default()
+            };
+            // A session that does not take it is about to hear the close.
+            let _ = tokio::time::timeout(LAST_WORDS, session.say(Event::GoAway(leave))).await;
+        }
+        let drained = tokio::time::timeout(drain, self.table.drained()).await.is_ok();
+        self.connections.cancel();
+        let _ = tokio::time::timeout(LAST_WORDS, self.table.drained()).await;
+        self.endpoint.close(Code::ShuttingDown.number(), GOOD_BYE).await;
+        self.ended.send_replace(Some(drained));
+        drained
+    }
+}
+
+/// Seconds since 1970, the store's measure of time.
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// What clients read.
+const GOOD_BYE: &str = "the router was stopped";
+/// Requests of the control socket that wait.
+const CALLS: usize = 32;
+/// For resets and good-byes to leave.
+const LAST_WORDS: Duration = Duration::from_secs(1);

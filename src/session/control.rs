@@ -6,9 +6,9 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use tokio::sync::mpsc;
 
+use super::Event;
 use super::frames::{FrameReader, ReceiveFrameError};
 use super::ledger::Ledger;
-use super::Event;
 use crate::transport::{Connection, SendStream};
 use crate::wire::{Code, Control, control, encode};
 
@@ -73,7 +73,11 @@ pub(super) async fn read(
             Some(control::Message::Declared(declared)) => Event::Declared(declared),
             Some(control::Message::Withdraw(withdraw)) => Event::Withdraw(withdraw),
             Some(control::Message::GoAway(leave)) => Event::GoAway(leave),
-            Some(control::Message::Hello(_) | control::Message::Authenticate(_) | control::Message::Accepted(_)) => {
+            Some(
+                control::Message::Hello(_)
+                | control::Message::Authenticate(_)
+                | control::Message::Accepted(_),
+            ) => {
                 break Some("a message of the handshake after the handshake".to_owned());
             }
             // A kind that this version does not know.

@@ -13,14 +13,15 @@ use super::frames::{FrameReader, ReceiveFrameError};
 use super::ledger::Ledger;
 use super::{Ended, Event, Inner, Session, Settings, StreamCredit, Terms, control};
 use crate::identity::{
-    Keypair, RandomError, Ticket, TicketId, Token, TokenId, random_bytes, ticket_proof_message, token_proof, verify,
-    verify_token_proof,
+    Keypair, RandomError, Ticket, TicketId, Token, TokenId, random_bytes, ticket_proof_message,
+    token_proof, verify, verify_token_proof,
 };
 use crate::task::Tasks;
 use crate::transport::{Connection, SendStream};
 use crate::tunnel::Identity;
 use crate::wire::{
-    Accepted, Authenticate, Code, Control, Hello, Limits, Permissions, Unsupported, VERSION, check_version, control as message,
+    Accepted, Authenticate, Code, Control, Hello, Limits, Permissions, Unsupported, VERSION,
+    check_version, control as message,
 };
 
 /// Who a client says it is, and what else it shows.
@@ -76,7 +77,9 @@ impl HandshakeError {
 
     fn from_end(connection: &Connection) -> Self {
         match connection.close_reason().map(|reason| Ended::from(&reason)) {
-            Some(Ended { code: Some(code), reason }) if code != Code::Done => Self::Refused { code, reason },
+            Some(Ended { code: Some(code), reason }) if code != Code::Done => {
+                Self::Refused { code, reason }
+            }
             Some(ended) => Self::Lost(ended.reason),
             None => Self::Protocol("the control stream ended".to_owned()),
         }
@@ -94,7 +97,8 @@ pub async fn initiate(
 ) -> Result<(Session, mpsc::Receiver<Event>), HandshakeError> {
     let limit = settings.message_timeout.max(connection.rtt() * 4);
     let shake = async {
-        let (mut send, receive) = connection.open().await.map_err(|_| HandshakeError::from_end(&connection))?;
+        let (mut send, receive) =
+            connection.open().await.map_err(|_| HandshakeError::from_end(&connection))?;
         let flight = first_flight(&connection, keypair, introduction);
         send.write_chunk(flight).await.map_err(|_| HandshakeError::from_end(&connection))?;
         let mut frames = FrameReader::new(receive, HANDSHAKE_LIMIT);
@@ -102,11 +106,16 @@ pub async fn initiate(
         let answer = answer.map_err(|error| HandshakeError::from_read(error, &connection))?;
         match answer.message {
             Some(message::Message::Accepted(accepted)) => Ok((accepted, send, frames)),
-            other => Err(HandshakeError::Protocol(format!("{} instead of Accepted", kind(other.as_ref())))),
+            other => Err(HandshakeError::Protocol(format!(
+                "{} instead of Accepted",
+                kind(other.as_ref())
+            ))),
         }
     };
-    let shaken = tokio::time::timeout(limit, shake).await.unwrap_or(Err(HandshakeError::TimedOut(limit)));
-    let (accepted, send, frames) = shaken.inspect_err(|error| connection.close(Code::Protocol.number(), &error.to_string()))?;
+    let shaken =
+        tokio::time::timeout(limit, shake).await.unwrap_or(Err(HandshakeError::TimedOut(limit)));
+    let (accepted, send, frames) = shaken
+        .inspect_err(|error| connection.close(Code::Protocol.number(), &error.to_string()))?;
     check_version(accepted.version, &accepted.requires)
         .inspect_err(|error| connection.close(Code::Unsupported.number(), &error.to_string()))?;
     let permissions = accepted.permissions.unwrap_or_default();
@@ -159,19 +168,35 @@ fn first_flight(connection: &Connection, keypair: &Keypair, introduction: &Intro
 
 /// The router's side: reads who knocks and checks every proof that needs no database. A peer that breaks the rules
 /// is closed with the generic refusal. Consumes the connection. Bounded by [`Settings::message_timeout`].
-pub async fn accept(connection: Connection, settings: &Settings) -> Result<Applicant, HandshakeError> {
+pub async fn accept(
+    connection: Connection,
+    settings: &Settings,
+) -> Result<Applicant, HandshakeError> {
     let limit = settings.message_timeout;
     let read = async {
-        let (send, receive) = connection.accept().await.map_err(|_| HandshakeError::from_end(&connection))?;
+        let (send, receive) =
+            connection.accept().await.map_err(|_| HandshakeError::from_end(&connection))?;
         let mut frames = FrameReader::new(receive, HANDSHAKE_LIMIT);
-        let hello = frames.next::<Control>().await.map_err(|e| HandshakeError::from_read(e, &connection))?;
+        let hello = frames
+            .next::<Control>()
+            .await
+            .map_err(|e| HandshakeError::from_read(e, &connection))?;
         let Some(message::Message::Hello(hello)) = hello.message else {
-            return Err(HandshakeError::Protocol(format!("{} instead of Hello", kind(hello.message.as_ref()))));
+            return Err(HandshakeError::Protocol(format!(
+                "{} instead of Hello",
+                kind(hello.message.as_ref())
+            )));
         };
         check_version(hello.version, &hello.requires)?;
-        let proof = frames.next::<Control>().await.map_err(|e| HandshakeError::from_read(e, &connection))?;
+        let proof = frames
+            .next::<Control>()
+            .await
+            .map_err(|e| HandshakeError::from_read(e, &connection))?;
         let Some(message::Message::Authenticate(proof)) = proof.message else {
-            return Err(HandshakeError::Protocol(format!("{} instead of Authenticate", kind(proof.message.as_ref()))));
+            return Err(HandshakeError::Protocol(format!(
+                "{} instead of Authenticate",
+                kind(proof.message.as_ref())
+            )));
         };
         let exporter = connection.exporter();
         let signed = signed_message(&exporter, &hello);
@@ -181,7 +206,8 @@ pub async fn accept(connection: Connection, settings: &Settings) -> Result<Appli
             .map_err(|_| HandshakeError::Protocol("the instance is no UUID".to_owned()))?;
         Ok((send, frames, hello, proof, instance))
     };
-    let read = tokio::time::timeout(limit, read).await.unwrap_or(Err(HandshakeError::TimedOut(limit)));
+    let read =
+        tokio::time::timeout(limit, read).await.unwrap_or(Err(HandshakeError::TimedOut(limit)));
     match read {
         Ok((send, frames, hello, proof, instance)) => {
             let settings = settings.clone();
@@ -189,7 +215,9 @@ pub async fn accept(connection: Connection, settings: &Settings) -> Result<Appli
         }
         Err(error) => {
             let (code, reason) = match &error {
-                HandshakeError::Unsupported(unsupported) => (Code::Unsupported, unsupported.to_string()),
+                HandshakeError::Unsupported(unsupported) => {
+                    (Code::Unsupported, unsupported.to_string())
+                }
                 _ => (Code::Refused, REFUSAL.to_owned()),
             };
             connection.close(code.number(), &reason);
@@ -277,7 +305,11 @@ impl Applicant {
     /// The token that it claims to hold.
     pub fn token(&self) -> Option<TokenProof> {
         let id = TokenId(self.proof.token_id.as_ref().try_into().ok()?);
-        Some(TokenProof { id, proof: self.proof.token_proof.clone(), exporter: self.connection.exporter() })
+        Some(TokenProof {
+            id,
+            proof: self.proof.token_proof.clone(),
+            exporter: self.connection.exporter(),
+        })
     }
 
     /// The ticket that it claims to hold, for a router whose identity is `router`.
@@ -299,12 +331,20 @@ impl Applicant {
             requires: Vec::new(),
             session_id: session_id.to_vec().into(),
             name: admission.name.clone(),
-            permissions: Some(Permissions { owner: admission.owner, targets: admission.targets.clone() }),
-            limits: Some(Limits { streams: self.settings.max_streams, undelivered: self.settings.window_max }),
+            permissions: Some(Permissions {
+                owner: admission.owner,
+                targets: admission.targets.clone(),
+            }),
+            limits: Some(Limits {
+                streams: self.settings.max_streams,
+                undelivered: self.settings.window_max,
+            }),
             conduit_version: env!("CARGO_PKG_VERSION").to_owned(),
         };
         let answer = control::framed(message::Message::Accepted(accepted));
-        let sent = tokio::time::timeout(self.settings.message_timeout, self.send.write_chunk(answer)).await;
+        let sent =
+            tokio::time::timeout(self.settings.message_timeout, self.send.write_chunk(answer))
+                .await;
         if !matches!(sent, Ok(Ok(()))) {
             return Err(HandshakeError::from_end(&self.connection));
         }
@@ -316,7 +356,8 @@ impl Applicant {
             owner: admission.owner,
             targets: admission.targets,
         };
-        let (session, events) = begin(self.connection, self.send, self.frames, terms, &self.settings, tasks)?;
+        let (session, events) =
+            begin(self.connection, self.send, self.frames, terms, &self.settings, tasks)?;
         session.0.connection.allow_streams(session.0.credit.first());
         Ok((session, events))
     }
@@ -343,8 +384,14 @@ fn begin(
     let ledger = Ledger::new(connection.clone(), settings);
     let (outbox, messages) = mpsc::channel(OUTBOX);
     let (events, received) = mpsc::channel(OUTBOX);
-    tasks.spawn("control writer", control::write(send, messages, Arc::clone(&ledger), connection.clone()));
-    tasks.spawn("control reader", control::read(frames, events, Arc::clone(&ledger), connection.clone()));
+    tasks.spawn(
+        "control writer",
+        control::write(send, messages, Arc::clone(&ledger), connection.clone()),
+    );
+    tasks.spawn(
+        "control reader",
+        control::read(frames, events, Arc::clone(&ledger), connection.clone()),
+    );
     let session = Session(Arc::new(Inner {
         connection,
         ledger,

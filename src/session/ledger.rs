@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
-use super::{Ended, Settings};
 use super::window::PathCap;
+use super::{Ended, Settings};
 use crate::transport::Connection;
 use crate::wire::Delivered;
 
@@ -179,7 +179,9 @@ impl Ledger {
             self.reports.notify_one();
         }
         let pending = offset - mark.reported.load(Ordering::Relaxed);
-        if pending >= (offset / 16).clamp(REPORT_LEAST, REPORT_MOST) && !self.urgent.swap(true, Ordering::AcqRel) {
+        if pending >= (offset / 16).clamp(REPORT_LEAST, REPORT_MOST)
+            && !self.urgent.swap(true, Ordering::AcqRel)
+        {
             self.reports.notify_one();
         }
     }

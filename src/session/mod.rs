@@ -20,13 +20,16 @@ use tokio::sync::mpsc;
 
 pub use frames::ReceiveFrameError;
 pub use handshake::{
-    Admission, Applicant, HandshakeError, Introduction, TicketProof, TokenProof, accept, initiate,
+    Admission, Applicant, HandshakeError, Introduction, REFUSAL, TicketProof, TokenProof, accept,
+    initiate,
 };
 pub use stream::{Incoming, Knock, OpenError, ReceiveError, Receiver, SendError, Sender};
 
 use crate::transport::{Connection, PathStats};
 use crate::tunnel::Identity;
-use crate::wire::{Code, Control, Declare, Declared, GoAway, StreamHeader, Withdraw, control::Message};
+use crate::wire::{
+    Code, Control, Declare, Declared, GoAway, StreamHeader, Withdraw, control::Message,
+};
 use ledger::Ledger;
 
 /// An authenticated connection: a clone is another handle to the same one. Made by [`initiate`] and
@@ -128,7 +131,11 @@ impl Session {
     /// Opens a stream. Header and `payload` leave together; nothing waits for the far dial, whose outcome comes as
     /// the [`Receiver`]'s first word. Waits while the peer's limit of streams is used up. Cancel-safe until then.
     /// [STR-1] [STR-2]
-    pub async fn open(&self, mut header: StreamHeader, payload: Bytes) -> Result<(Sender, Receiver), OpenError> {
+    pub async fn open(
+        &self,
+        mut header: StreamHeader,
+        payload: Bytes,
+    ) -> Result<(Sender, Receiver), OpenError> {
         header.token = self.0.next_token.fetch_add(1, Ordering::Relaxed);
         let (send, receive) = self.0.connection.open().await?;
         let mut sender = Sender::new(send, &self.0.ledger, header.token);
@@ -190,8 +197,13 @@ impl From<&crate::transport::ConnectionError> for Ended {
                 let reason = if text.is_empty() { code.to_string() } else { text.into_owned() };
                 Self { code: Some(code), reason }
             }
-            E::LocallyClosed => Self { code: Some(Code::Done), reason: "closed by this end".to_owned() },
-            E::TimedOut => Self { code: None, reason: "the other end was not heard of for too long".to_owned() },
+            E::LocallyClosed => {
+                Self { code: Some(Code::Done), reason: "closed by this end".to_owned() }
+            }
+            E::TimedOut => Self {
+                code: None,
+                reason: "the other end was not heard of for too long".to_owned(),
+            },
             E::Reset => Self { code: None, reason: "the other end was restarted".to_owned() },
             other => Self { code: None, reason: other.to_string() },
         }
@@ -244,7 +256,8 @@ mod tests {
     fn the_limit_of_streams_doubles_at_three_quarters_up_to_the_most() {
         let credit = StreamCredit::new(1_000);
         assert_eq!(credit.first(), 256);
-        let raised: Vec<_> = (1..=1_000).filter_map(|n| credit.enter().map(|limit| (n, limit))).collect();
+        let raised: Vec<_> =
+            (1..=1_000).filter_map(|n| credit.enter().map(|limit| (n, limit))).collect();
         assert_eq!(raised, [(192, 512), (384, 1_000)]);
         credit.leave();
         assert_eq!(credit.open.load(Ordering::Relaxed), 999);

@@ -13,7 +13,10 @@ use super::ledger::{Ledger, Mark, Outgoing};
 use super::window::Growth;
 use super::{Ended, Session};
 use crate::transport::{ConnectionError, ReadError, RecvStream, SendStream, VarInt, WriteError};
-use crate::wire::{Code, Framed, StreamAnswer, StreamHeader, Unsupported, check_version, decode, encode, split_frame};
+use crate::wire::{
+    Code, Framed, StreamAnswer, StreamHeader, Unsupported, check_version, decode, encode,
+    split_frame,
+};
 
 /// A stream could not be opened or accepted.
 #[derive(Debug, thiserror::Error)]
@@ -84,12 +87,25 @@ pub struct Sender {
 impl Sender {
     pub(super) fn new(stream: SendStream, ledger: &Arc<Ledger>, token: u64) -> Self {
         let growth = Growth::new(ledger.window_initial, ledger.window_max);
-        Self { stream, ledger: Arc::clone(ledger), account: ledger.enter(token), token, sent: 0, growth, shared: false }
+        Self {
+            stream,
+            ledger: Arc::clone(ledger),
+            account: ledger.enter(token),
+            token,
+            sent: 0,
+            growth,
+            shared: false,
+        }
     }
 
     /// Header and first payload in one piece, so that they share a packet. [STR-2]
-    pub(super) async fn send_header(&mut self, header: &impl prost::Message, payload: Bytes) -> Result<(), SendError> {
-        let mut head = BytesMut::with_capacity(64 + if payload.len() <= SMALL { payload.len() } else { 0 });
+    pub(super) async fn send_header(
+        &mut self,
+        header: &impl prost::Message,
+        payload: Bytes,
+    ) -> Result<(), SendError> {
+        let mut head =
+            BytesMut::with_capacity(64 + if payload.len() <= SMALL { payload.len() } else { 0 });
         encode(header, &mut head);
         self.ledger.sent(&self.account, payload.len() as u64);
         self.sent += payload.len() as u64;
@@ -250,7 +266,9 @@ impl Receiver {
             let read = ready!(pin!(self.stream.read_chunks(&mut chunks)).poll(cx))?;
             let Some(count) = read else {
                 return Poll::Ready(match self.head {
-                    Head::Answer(_) => Err(ReceiveError::Protocol("the stream ended before its answer".to_owned())),
+                    Head::Answer(_) => {
+                        Err(ReceiveError::Protocol("the stream ended before its answer".to_owned()))
+                    }
                     _ => Ok(None),
                 });
             };
@@ -340,8 +358,12 @@ impl Knock {
         let mut frames = FrameReader::new(self.receive, HEADER_LIMIT);
         let read = tokio::time::timeout(limit, frames.next::<StreamHeader>()).await;
         let header = match read {
-            Ok(Ok(header)) => check_version(header.version, &header.requires).map(|()| header).map_err(Into::into),
-            Ok(Err(ReceiveFrameError::Stream(error))) => Err(OpenError::Lost { reason: error.to_string() }),
+            Ok(Ok(header)) => {
+                check_version(header.version, &header.requires).map(|()| header).map_err(Into::into)
+            }
+            Ok(Err(ReceiveFrameError::Stream(error))) => {
+                Err(OpenError::Lost { reason: error.to_string() })
+            }
             Ok(Err(error)) => Err(OpenError::Malformed(error.to_string())),
             Err(_) => Err(OpenError::TooSlow),
         };

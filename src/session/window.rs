@@ -73,7 +73,8 @@ impl PathCap {
 
     /// The bound for one stream, from the connection's packet counters so far.
     pub(super) fn update(&mut self, sent: u64, lost: u64, mtu: u16, now: Instant) -> u64 {
-        let (newly_sent, newly_lost) = (sent.saturating_sub(self.sent), lost.saturating_sub(self.lost));
+        let (newly_sent, newly_lost) =
+            (sent.saturating_sub(self.sent), lost.saturating_sub(self.lost));
         if newly_sent >= ENOUGH_PACKETS {
             (self.sent, self.lost) = (sent, lost);
             if newly_lost * 100 >= newly_sent * ROUGH_PERCENT {
@@ -81,7 +82,9 @@ impl PathCap {
             }
         }
         match self.rough_until {
-            Some(until) if now < until => SAFE_PACKETS * u64::from(mtu).saturating_sub(PACKET_OVERHEAD),
+            Some(until) if now < until => {
+                SAFE_PACKETS * u64::from(mtu).saturating_sub(PACKET_OVERHEAD)
+            }
             _ => u64::MAX,
         }
     }

@@ -37,10 +37,20 @@ pub struct PathStats {
     pub udp_bytes: (u64, u64),
 }
 
+impl PathStats {
+    /// Packets lost, per cent of those sent.
+    pub fn loss_percent(&self) -> f64 {
+        if self.sent == 0 { 0.0 } else { self.lost as f64 * 100.0 / self.sent as f64 }
+    }
+}
+
 impl Connection {
     /// Takes over an established quinn connection. `None` when the peer has shown no usable key, which the TLS
     /// verifiers do not let happen.
-    pub(super) fn new(inner: quinn::Connection, negotiated: Arc<OnceLock<Negotiated>>) -> Option<Self> {
+    pub(super) fn new(
+        inner: quinn::Connection,
+        negotiated: Arc<OnceLock<Negotiated>>,
+    ) -> Option<Self> {
         let shown = inner.peer_identity()?.downcast::<Vec<CertificateDer<'static>>>().ok()?;
         let peer = identity_of(shown.first()?).ok()?;
         Some(Self { inner, peer, negotiated })

@@ -8,10 +8,10 @@ use std::time::Duration;
 use quinn::{Endpoint, EndpointConfig, Incoming, ServerConfig, TokioRuntime, VarInt};
 use socket2::{Domain, Protocol, Socket, Type};
 
+use super::negotiated::Observing;
 use super::settings::LOOPBACK_PACKET;
 use super::tls::{self, TlsError};
 use super::{Connection, Secrets, Settings};
-use super::negotiated::Observing;
 use crate::identity::Keypair;
 use crate::tunnel::Identity;
 
@@ -19,7 +19,9 @@ use crate::tunnel::Identity;
 #[derive(Debug, thiserror::Error)]
 pub enum EndpointError {
     /// The address is taken.
-    #[error("UDP {addr} is in use: another router may run here; choose another --bind or stop what holds it")]
+    #[error(
+        "UDP {addr} is in use: another router may run here; choose another --bind or stop what holds it"
+    )]
     InUse {
         /// What should have been bound.
         addr: SocketAddr,
@@ -105,14 +107,17 @@ impl ClientEndpoint {
         keypair: &Keypair,
         pin: Identity,
     ) -> Result<Connection, ConnectError> {
-        let (crypto, verifier) = tls::client(&self.settings, keypair, pin).map_err(EndpointError::Tls)?;
+        let (crypto, verifier) =
+            tls::client(&self.settings, keypair, pin).map_err(EndpointError::Tls)?;
         let seen = Arc::new(OnceLock::new());
         let crypto = Observing { inner: Arc::new(crypto), seen: Arc::clone(&seen) };
         let mut config = quinn::ClientConfig::new(Arc::new(crypto));
         config.transport_config(Arc::new(self.settings.transport(remote.ip(), false)));
         let failed = |reason: String| ConnectError::Failed { addr: remote, reason };
-        let connecting =
-            self.endpoint.connect_with(config, remote, SERVER_NAME).map_err(|error| failed(error.to_string()))?;
+        let connecting = self
+            .endpoint
+            .connect_with(config, remote, SERVER_NAME)
+            .map_err(|error| failed(error.to_string()))?;
         let after = self.settings.connect_timeout;
         let connection = tokio::select! {
             connected = connecting => connected,
@@ -123,7 +128,8 @@ impl ClientEndpoint {
             Some(shown) => ConnectError::WrongKey { addr: remote, pinned: pin, shown },
             None => failed(error.to_string()),
         })?;
-        Connection::new(connection, seen).ok_or_else(|| failed("the router showed no key".to_owned()))
+        Connection::new(connection, seen)
+            .ok_or_else(|| failed("the router showed no key".to_owned()))
     }
 
     /// Lets the last packets out.
@@ -135,7 +141,8 @@ impl ClientEndpoint {
 /// QUIC does not hear of a closed port: an ICMP answer reaches connected sockets only. So one is asked beside it, with
 /// a datagram that no version of QUIC answers (below 1,200 bytes, RFC 9000, 14.1). Pends for ever when nothing says no.
 async fn refused_by_host(remote: SocketAddr) {
-    let any: IpAddr = if remote.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let any: IpAddr =
+        if remote.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let probe = async {
         let socket = tokio::net::UdpSocket::bind(SocketAddr::new(any, 0)).await.ok()?;
         socket.connect(remote).await.ok()?;
@@ -182,7 +189,12 @@ impl RouterEndpoint {
         let mut config = secrets.endpoint();
         config.min_reset_interval(MIN_RESET_INTERVAL);
         let endpoint = endpoint(config, Some(wide_area.clone()), addr)?;
-        Ok(Self { endpoint, wide_area, loopback, handshake_timeout: settings.connect_timeout.max(HANDSHAKE_TIMEOUT) })
+        Ok(Self {
+            endpoint,
+            wide_area,
+            loopback,
+            handshake_timeout: settings.connect_timeout.max(HANDSHAKE_TIMEOUT),
+        })
     }
 
     /// Where the router listens.
@@ -194,7 +206,8 @@ impl RouterEndpoint {
     pub async fn accept(&self) -> Option<Arrival> {
         let incoming = self.endpoint.accept().await?;
         let loopback = incoming.remote_address().ip().to_canonical().is_loopback();
-        let config = if loopback { self.loopback.clone() } else { Arc::new(self.wide_area.clone()) };
+        let config =
+            if loopback { self.loopback.clone() } else { Arc::new(self.wide_area.clone()) };
         Some(Arrival { incoming, config, timeout: self.handshake_timeout })
     }
 
@@ -277,7 +290,11 @@ fn socket(addr: SocketAddr) -> io::Result<UdpSocket> {
     if let Ok(granted) = socket.recv_buffer_size()
         && granted < SOCKET_BUFFER / 2
     {
-        tracing::debug!(granted, wanted = SOCKET_BUFFER, "small UDP buffer: raise net.core.rmem_max for fast links");
+        tracing::debug!(
+            granted,
+            wanted = SOCKET_BUFFER,
+            "small UDP buffer: raise net.core.rmem_max for fast links"
+        );
     }
     socket.bind(&addr.into())?;
     Ok(socket.into())
@@ -302,4 +319,3 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const LAST_PACKETS: Duration = Duration::from_millis(500);
 /// Bursts at 10 Gbit/s fill 212 KB, the usual default, in 170 microseconds.
 const SOCKET_BUFFER: usize = 4 << 20;
-

@@ -12,6 +12,12 @@ use zeroize::{Zeroize, ZeroizeOnDrop};
 #[derive(Zeroize, ZeroizeOnDrop)]
 pub struct Secrets([u8; Secrets::LEN]);
 
+impl std::fmt::Debug for Secrets {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secrets(hidden)")
+    }
+}
+
 impl Secrets {
     /// Bytes of the seed.
     pub const LEN: usize = 32;

@@ -62,7 +62,11 @@ impl Default for Settings {
             idle_timeout: Duration::from_secs(30),
             connect_timeout: Duration::from_secs(3),
             max_packet: None,
-            cipher_suites: vec![CipherSuite::Aes128Gcm, CipherSuite::Aes256Gcm, CipherSuite::ChaCha20Poly1305],
+            cipher_suites: vec![
+                CipherSuite::Aes128Gcm,
+                CipherSuite::Aes256Gcm,
+                CipherSuite::ChaCha20Poly1305,
+            ],
             post_quantum: PostQuantum::Prefer,
         }
     }
@@ -78,7 +82,8 @@ impl Settings {
     pub(super) fn transport(&self, peer: IpAddr, narrow: bool) -> TransportConfig {
         let mut config = TransportConfig::default();
         let loopback = peer.to_canonical().is_loopback();
-        let idle = IdleTimeout::try_from(self.idle_timeout).unwrap_or(IdleTimeout::from(VarInt::MAX));
+        let idle =
+            IdleTimeout::try_from(self.idle_timeout).unwrap_or(IdleTimeout::from(VarInt::MAX));
         config
             .max_idle_timeout(Some(idle))
             .keep_alive_interval(Some(self.keep_alive()))
@@ -86,7 +91,11 @@ impl Settings {
             .stream_receive_window(STREAM_WINDOW)
             .receive_window(if narrow { UNAUTHENTICATED_WINDOW } else { CONNECTION_WINDOW })
             .send_window(if loopback { SEND_WINDOW_LOOPBACK } else { SEND_WINDOW })
-            .max_concurrent_bidi_streams(if narrow { VarInt::from_u32(1) } else { VarInt::from_u32(0) })
+            .max_concurrent_bidi_streams(if narrow {
+                VarInt::from_u32(1)
+            } else {
+                VarInt::from_u32(0)
+            })
             .max_concurrent_uni_streams(VarInt::from_u32(0))
             .datagram_receive_buffer_size(None)
             .allow_spin(false);
@@ -101,7 +110,10 @@ impl Settings {
         discovery.black_hole_cooldown(BLACK_HOLE_COOLDOWN);
         match self.max_packet {
             None if loopback => {
-                config.initial_mtu(LOOPBACK_PACKET).min_mtu(LOOPBACK_PACKET).mtu_discovery_config(None);
+                config
+                    .initial_mtu(LOOPBACK_PACKET)
+                    .min_mtu(LOOPBACK_PACKET)
+                    .mtu_discovery_config(None);
                 return LOOPBACK_PACKET;
             }
             None => discovery.upper_bound(ETHERNET_PACKET),

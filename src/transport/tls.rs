@@ -7,12 +7,19 @@ use quinn::crypto::rustls::{NoInitialCipherSuite, QuicClientConfig, QuicServerCo
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{AlwaysResolvesClientRawPublicKeys, Resumption};
 use rustls::crypto::aws_lc_rs::{self, cipher_suite, kx_group};
-use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, verify_tls13_signature_with_raw_key};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, SubjectPublicKeyInfoDer, UnixTime};
+use rustls::crypto::{
+    CryptoProvider, WebPkiSupportedAlgorithms, verify_tls13_signature_with_raw_key,
+};
+use rustls::pki_types::{
+    CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, SubjectPublicKeyInfoDer,
+    UnixTime,
+};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{AlwaysResolvesServerRawPublicKeys, NoServerSessionStorage};
 use rustls::sign::CertifiedKey;
-use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, PeerIncompatible, SignatureScheme};
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, PeerIncompatible, SignatureScheme,
+};
 use rustls::{SupportedCipherSuite, SupportedProtocolVersion};
 
 use super::settings::{CipherSuite, PostQuantum, Settings};
@@ -57,13 +64,18 @@ pub(super) fn client(
     pin: Identity,
 ) -> Result<(QuicClientConfig, Arc<PinnedKey>), TlsError> {
     let provider = provider(settings);
-    let verifier =
-        Arc::new(PinnedKey { pin, algorithms: provider.signature_verification_algorithms, shown: Mutex::new(None) });
+    let verifier = Arc::new(PinnedKey {
+        pin,
+        algorithms: provider.signature_verification_algorithms,
+        shown: Mutex::new(None),
+    });
     let mut config = rustls::ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(TLS13)?
         .dangerous()
         .with_custom_certificate_verifier(Arc::clone(&verifier) as Arc<dyn ServerCertVerifier>)
-        .with_client_cert_resolver(Arc::new(AlwaysResolvesClientRawPublicKeys::new(certified(keypair)?)));
+        .with_client_cert_resolver(Arc::new(AlwaysResolvesClientRawPublicKeys::new(certified(
+            keypair,
+        )?)));
     config.alpn_protocols = vec![ALPN.to_vec()];
     config.enable_sni = false;
     config.resumption = Resumption::disabled();
@@ -83,7 +95,9 @@ fn provider(settings: &Settings) -> Arc<CryptoProvider> {
         })
         .collect();
     let kx_groups = match settings.post_quantum {
-        PostQuantum::Prefer => vec![kx_group::X25519MLKEM768, kx_group::X25519, kx_group::SECP256R1],
+        PostQuantum::Prefer => {
+            vec![kx_group::X25519MLKEM768, kx_group::X25519, kx_group::SECP256R1]
+        }
         PostQuantum::Require => vec![kx_group::X25519MLKEM768],
         PostQuantum::Off => vec![kx_group::X25519, kx_group::SECP256R1],
     };
@@ -106,12 +120,16 @@ fn certified(keypair: &Keypair) -> Result<Arc<CertifiedKey>, rustls::Error> {
         PrivateKeyDer::Pkcs8(der) => der,
         _ => unreachable!("made of PKCS#8 two lines above"),
     })?;
-    Ok(Arc::new(CertifiedKey::new(vec![CertificateDer::from(spki(&keypair.identity()).to_vec())], key)))
+    Ok(Arc::new(CertifiedKey::new(
+        vec![CertificateDer::from(spki(&keypair.identity()).to_vec())],
+        key,
+    )))
 }
 
 /// The identity in what TLS calls a certificate: exactly one Ed25519 key, nothing around it.
 pub(super) fn identity_of(key: &CertificateDer<'_>) -> Result<Identity, rustls::Error> {
-    identity_from_spki(key).map_err(|_| rustls::Error::InvalidCertificate(CertificateError::BadEncoding))
+    identity_from_spki(key)
+        .map_err(|_| rustls::Error::InvalidCertificate(CertificateError::BadEncoding))
 }
 
 /// Accepts one router and no other.
@@ -165,7 +183,12 @@ impl ServerCertVerifier for PinnedKey {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature_with_raw_key(message, &SubjectPublicKeyInfoDer::from(cert.as_ref()), dss, &self.algorithms)
+        verify_tls13_signature_with_raw_key(
+            message,
+            &SubjectPublicKeyInfoDer::from(cert.as_ref()),
+            dss,
+            &self.algorithms,
+        )
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -216,7 +239,12 @@ impl ClientCertVerifier for AnyKey {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature_with_raw_key(message, &SubjectPublicKeyInfoDer::from(cert.as_ref()), dss, &self.algorithms)
+        verify_tls13_signature_with_raw_key(
+            message,
+            &SubjectPublicKeyInfoDer::from(cert.as_ref()),
+            dss,
+            &self.algorithms,
+        )
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {

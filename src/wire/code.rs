@@ -139,6 +139,10 @@ mod tests {
             let row = format!("| {:#04x} | `{}` |", code.number(), code.name());
             assert!(page.contains(&row), "error-codes.md has no row {row}");
         }
-        assert_eq!(page.matches("\n| 0x").count(), Code::ALL.len(), "error-codes.md has rows of its own");
+        assert_eq!(
+            page.matches("\n| 0x").count(),
+            Code::ALL.len(),
+            "error-codes.md has rows of its own"
+        );
     }
 }

@@ -78,7 +78,12 @@ mod tests {
     use super::*;
 
     fn hello() -> Hello {
-        Hello { version: 1, name: "ci".into(), instance: Bytes::from_static(&[7; 16]), ..Hello::default() }
+        Hello {
+            version: 1,
+            name: "ci".into(),
+            instance: Bytes::from_static(&[7; 16]),
+            ..Hello::default()
+        }
     }
 
     #[test]
@@ -86,7 +91,9 @@ mod tests {
         let mut buffer = BytesMut::new();
         encode(&hello(), &mut buffer);
         buffer.extend_from_slice(b"payload");
-        let Ok(Framed::Whole(frame)) = split_frame(&mut buffer, 4096) else { panic!("a whole frame") };
+        let Ok(Framed::Whole(frame)) = split_frame(&mut buffer, 4096) else {
+            panic!("a whole frame")
+        };
         assert_eq!(decode::<Hello>(frame), Ok(hello()));
         assert_eq!(&buffer[..], b"payload");
     }

@@ -14,7 +14,7 @@ mod version;
 pub use code::{Code, Side};
 pub use frame::{FrameError, Framed, decode, encode, split_frame};
 pub use messages::{
-    Accepted, Authenticate, Control, Declare, Declared, Delivered, Direction, GoAway, Hello, Limits, Permissions,
-    Protocol, StreamAnswer, StreamClass, StreamHeader, Withdraw, control,
+    Accepted, Authenticate, Control, Declare, Declared, Delivered, Direction, GoAway, Hello,
+    Limits, Permissions, Protocol, StreamAnswer, StreamClass, StreamHeader, Withdraw, control,
 };
 pub use version::{Unsupported, VERSION, check_version};

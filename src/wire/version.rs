@@ -10,7 +10,9 @@ const FEATURES: &[u32] = &[];
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Unsupported {
     /// The peer's version is none that exists.
-    #[error("the peer speaks protocol version {theirs}, this program speaks {VERSION}: bring the older one up to date")]
+    #[error(
+        "the peer speaks protocol version {theirs}, this program speaks {VERSION}: bring the older one up to date"
+    )]
     Version {
         /// What the peer said.
         theirs: u32,
@@ -52,6 +54,9 @@ mod tests {
         let refused = check_version(2, &[9]).expect_err("an unknown feature");
         assert_eq!(refused, Unsupported::Feature { theirs: 2, feature: 9 });
         let text = refused.to_string();
-        assert!(text.contains("version 2") && text.contains("version 1"), "names both versions: {text}");
+        assert!(
+            text.contains("version 2") && text.contains("version 1"),
+            "names both versions: {text}"
+        );
     }
 }

@@ -1,0 +1,185 @@
+//! From a router's addresses to a session with it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use uuid::Uuid;
+
+use super::StartError;
+use crate::identity::{Keypair, Ticket, Token};
+use crate::session::{self, Event, Introduction, Session, initiate};
+use crate::task::Tasks;
+use crate::transport::{self, ClientEndpoint, ConnectError, Connection};
+use crate::tunnel::{Host, HostPort, Identity};
+use crate::wire::Code;
+
+/// Where a router is, and whose key it has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RouterAddress {
+    /// Ways to it, tried 250 ms apart; names are resolved again at every attempt.
+    pub addresses: Vec<HostPort>,
+    /// Its key.
+    pub identity: Identity,
+}
+
+/// What a ticket brought.
+#[derive(Clone, Debug)]
+pub struct Enrolled {
+    /// The name under which the router knows this client.
+    pub name: String,
+    /// The address that answered.
+    pub addr: HostPort,
+    /// Whether this client may reach any target.
+    pub owner: bool,
+    /// The rules, when it is no owner.
+    pub targets: Vec<String>,
+}
+
+/// Shows the router a ticket, is admitted and says good-bye. A key that the router knows already is admitted without
+/// touching the ticket.
+pub async fn enrol(
+    router: &RouterAddress,
+    ticket: Ticket,
+    token: Option<Token>,
+    keypair: &Arc<Keypair>,
+    client_name: &str,
+    transport: &transport::Settings,
+) -> Result<Enrolled, StartError> {
+    let introduction = Introduction {
+        instance: Uuid::new_v4(),
+        name: client_name.to_owned(),
+        group: None,
+        token,
+        ticket: Some(ticket),
+    };
+    let tasks = Tasks::new();
+    let settings = session::Settings::default();
+    let mut tries = 0;
+    let connected = loop {
+        tries += 1;
+        match establish(router, keypair, &introduction, transport, &settings, &tasks).await {
+            Err(error) if error.may_pass() && tries < TRIES => pause(tries).await,
+            outcome => break outcome,
+        }
+    };
+    let Established { session, endpoint, addr, .. } = connected?;
+    let terms = session.terms().clone();
+    session.close(Code::Done, "enrolled");
+    endpoint.close().await;
+    tasks.shutdown(Duration::from_secs(1)).await;
+    Ok(Enrolled { name: terms.name, addr, owner: terms.owner, targets: terms.targets })
+}
+
+/// A session, and what it stands on.
+pub(super) struct Established {
+    pub(super) session: Session,
+    pub(super) events: mpsc::Receiver<Event>,
+    pub(super) endpoint: ClientEndpoint,
+    pub(super) addr: HostPort,
+}
+
+/// One attempt at a session. Every way to the router is tried, 250 ms apart; the first that answers is taken.
+pub(super) async fn establish(
+    router: &RouterAddress,
+    keypair: &Arc<Keypair>,
+    introduction: &Introduction,
+    transport: &transport::Settings,
+    settings: &session::Settings,
+    tasks: &Tasks,
+) -> Result<Established, StartError> {
+    let ways = resolve(router).await?;
+    let (connection, endpoint, addr) =
+        first_to_answer(ways, router.identity, keypair, transport).await?;
+    let remote = connection.remote_addr();
+    let (session, events) = initiate(connection, keypair, introduction, settings, tasks)
+        .await
+        .map_err(|error| StartError::from_handshake(error, remote))?;
+    Ok(Established { session, events, endpoint, addr })
+}
+
+async fn resolve(router: &RouterAddress) -> Result<Vec<(HostPort, SocketAddr)>, StartError> {
+    let mut ways = Vec::new();
+    let mut failure = None;
+    for address in &router.addresses {
+        match &address.host {
+            Host::Addr(ip) => ways.push((address.clone(), SocketAddr::new(*ip, address.port))),
+            Host::Name(name) => {
+                let looked_up = tokio::net::lookup_host((name.as_str(), address.port));
+                match tokio::time::timeout(RESOLVE_LIMIT, looked_up).await {
+                    Ok(Ok(found)) => {
+                        ways.extend(found.take(WAYS_PER_NAME).map(|addr| (address.clone(), addr)))
+                    }
+                    Ok(Err(error)) => failure = Some((address.clone(), error.to_string())),
+                    Err(_) => {
+                        failure =
+                            Some((address.clone(), "the name server does not answer".to_owned()))
+                    }
+                }
+            }
+        }
+    }
+    match failure {
+        Some((router, reason)) if ways.is_empty() => Err(StartError::Resolve { router, reason }),
+        _ => Ok(ways),
+    }
+}
+
+async fn first_to_answer(
+    ways: Vec<(HostPort, SocketAddr)>,
+    pin: Identity,
+    keypair: &Arc<Keypair>,
+    transport: &transport::Settings,
+) -> Result<(Connection, ClientEndpoint, HostPort), StartError> {
+    let mut attempts = JoinSet::new();
+    for (index, (address, addr)) in ways.into_iter().enumerate() {
+        let (keypair, transport) = (Arc::clone(keypair), transport.clone());
+        attempts.spawn(async move {
+            tokio::time::sleep(HEAD_START * u32::try_from(index).unwrap_or(u32::MAX)).await;
+            let endpoint = ClientEndpoint::bind(transport, addr).map_err(ConnectError::Endpoint)?;
+            let connection = endpoint.connect(addr, &keypair, pin).await?;
+            Ok::<_, ConnectError>((connection, endpoint, address))
+        });
+    }
+    let mut failures = Vec::new();
+    while let Some(attempt) = attempts.join_next().await {
+        match attempt {
+            Ok(Ok(established)) => return Ok(established),
+            Ok(Err(error)) => failures.push(error),
+            Err(panic) => return Err(StartError::System { reason: panic.to_string() }),
+        }
+    }
+    // A router that shows a wrong key is worse news than one that does not answer.
+    let worst = failures.iter().position(|error| matches!(error, ConnectError::WrongKey { .. }));
+    match worst {
+        Some(index) => Err(StartError::from_connect(failures.swap_remove(index))),
+        None if failures.len() == 1 => Err(StartError::from_connect(failures.remove(0))),
+        None => {
+            let reasons: Vec<_> = failures.iter().map(ToString::to_string).collect();
+            Err(StartError::Unreachable { reason: reasons.join("; ") })
+        }
+    }
+}
+
+/// Waits before try number `tries + 1`: 100 ms, doubled each time, with full jitter above the half.
+pub(super) async fn pause(tries: u32) {
+    let base = FIRST_PAUSE * 2u32.saturating_pow(tries.saturating_sub(1));
+    tokio::time::sleep(base / 2 + jitter(base / 2)).await;
+}
+
+/// A random part of `most`.
+pub(super) fn jitter(most: Duration) -> Duration {
+    let random = crate::identity::random_bytes::<4>().map_or(u32::MAX / 2, u32::from_ne_bytes);
+    most.mul_f64(f64::from(random) / f64::from(u32::MAX))
+}
+
+/// Tries of a first connection.
+pub(super) const TRIES: u32 = 3;
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+/// RFC 8305, 5.
+const HEAD_START: Duration = Duration::from_millis(250);
+const RESOLVE_LIMIT: Duration = Duration::from_secs(5);
+/// A name with more addresses than this is not a router's.
+const WAYS_PER_NAME: usize = 8;

@@ -1,0 +1,222 @@
+//! What a tunnel says of itself: answers to the control socket, and metrics.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+
+use super::probe::probe;
+use super::{CARRIER, Shared};
+use crate::registry::{
+    Call, ConnectionStatus, Refusal, Request, RouterView, RpcError, TlsStatus, TunnelStatus,
+    rfc3339,
+};
+use crate::task::Tasks;
+use crate::telemetry;
+use crate::tunnel::{BindAddr, TunnelState};
+
+/// Answers the control socket until the tunnel ends. A probe takes a task of its own: nobody waits for it.
+pub(super) async fn answer(shared: Arc<Shared>, tasks: Tasks, mut calls: mpsc::Receiver<Call>) {
+    let created_at = rfc3339(std::time::SystemTime::now());
+    while let Some(Call { request, reply }) = calls.recv().await {
+        let (shared, created_at) = (Arc::clone(&shared), created_at.clone());
+        tasks.spawn("answer", async move {
+            let answer = match request {
+                Request::Shutdown { drain_ms } => {
+                    let drain = Duration::from_millis(drain_ms);
+                    shared.accepting.cancel();
+                    let _ = reply.send(Ok(json!({})));
+                    return shared.shutdown(drain).await;
+                }
+                Request::Status { probe } => shared.status(created_at, probe).await,
+                Request::Connections => Ok(json!({"connections": shared.connections()})),
+                Request::Metrics => Ok(json!({"text": shared.metrics_text()})),
+                Request::KillConnection { id } => shared.kill(&id),
+                Request::Version => Ok(version()),
+                other => Err(unsupported(&other)),
+            };
+            // Who asked may have gone; the answer has no other use.
+            let _ = reply.send(answer);
+        });
+    }
+}
+
+/// The program's version and the protocol's.
+pub(crate) fn version() -> Value {
+    json!({"version": env!("CARGO_PKG_VERSION"), "protocol": crate::wire::VERSION})
+}
+
+fn unsupported(request: &Request) -> RpcError {
+    let message = format!("a tunnel has no method {}: ask a router", request.method());
+    RpcError::new(RpcError::UNSUPPORTED, message)
+}
+
+impl Shared {
+    async fn status(&self, created_at: String, with_probe: bool) -> Result<Value, RpcError> {
+        let session = self.link.current();
+        let probe = match with_probe {
+            true => Some(probe(session.clone(), PROBE_LIMIT).await),
+            false => None,
+        };
+        let mut state = *self.state.borrow();
+        if state == TunnelState::Ready && probe.as_ref().is_some_and(|probe| !probe.ok) {
+            state = TunnelState::Degraded;
+        }
+        let totals = self.table.totals();
+        let path = session.as_ref().map(|session| session.path());
+        let tunnel = &self.settings.tunnel;
+        let status = TunnelStatus {
+            id: self.settings.id.clone(),
+            name: tunnel.name.clone(),
+            state,
+            pid: std::process::id(),
+            router: self.settings.router.addresses.first().cloned(),
+            source: Some(tunnel.source.clone()),
+            bind: Some(BindAddr::from(self.local_addr)),
+            protocol: Some(tunnel.protocol),
+            direction: Some(tunnel.direction),
+            carrier: session.as_ref().map(|_| CARRIER.to_owned()),
+            created_at,
+            active_connections: totals.active,
+            connections_total: totals.opened,
+            bytes_up: totals.sent,
+            bytes_down: totals.received,
+            rtt_ms: path.map(|path| path.rtt.as_secs_f64() * 1e3),
+            loss_percent: path.map(|path| path.loss_percent()),
+            mtu: path.map(|path| path.mtu),
+            tls: session.as_ref().and_then(|session| session.connection().negotiated()).map(
+                |tls| TlsStatus {
+                    version: "TLS 1.3".to_owned(),
+                    cipher_suite: tls.cipher_suite.clone(),
+                    key_exchange: tls.key_exchange.clone(),
+                },
+            ),
+            last_error: self.link.last_error(),
+            probe,
+            router_view: session.as_ref().map(|session| {
+                let terms = session.terms();
+                RouterView {
+                    session: Some(hex(&terms.session_id)),
+                    client: terms.name.parse().ok(),
+                    permissions: Some(if terms.owner {
+                        "any target".to_owned()
+                    } else {
+                        terms.targets.join(", ")
+                    }),
+                    version: Some(terms.peer_version.clone()),
+                    active_streams: None,
+                }
+            }),
+            refusals: refusals(&self.table),
+        };
+        Ok(json!(status))
+    }
+
+    fn connections(&self) -> Vec<ConnectionStatus> {
+        let live = self.table.live().into_iter();
+        live.map(|live| ConnectionStatus {
+            id: format!("{}/{}", self.settings.id, live.number),
+            peer: live.peer,
+            age_seconds: live.since.elapsed().as_secs(),
+            bytes_up: live.counters.sent.load(std::sync::atomic::Ordering::Relaxed),
+            bytes_down: live.counters.received.load(std::sync::atomic::Ordering::Relaxed),
+            state: "open".to_owned(),
+        })
+        .collect()
+    }
+
+    fn kill(&self, id: &str) -> Result<Value, RpcError> {
+        let number = id.rsplit_once('/').and_then(|(tunnel, number)| {
+            (tunnel == self.settings.id.as_str()).then(|| number.parse::<u64>().ok()).flatten()
+        });
+        match number {
+            Some(number) if self.table.kill(number) => Ok(json!({})),
+            _ => Err(RpcError::new(RpcError::NOT_FOUND, format!("there is no connection {id}"))),
+        }
+    }
+
+    pub(super) fn metrics_text(&self) -> String {
+        let path = self.link.current().map(|session| session.path());
+        self.metrics.update(&self.table.totals(), path);
+        self.metrics.registry.encode()
+    }
+}
+
+/// The last reasons of a table, in the registry's words.
+pub(crate) fn refusals(table: &crate::relay::Table) -> Vec<Refusal> {
+    let refused = table.refused().into_iter();
+    refused
+        .map(|one| Refusal {
+            at: rfc3339(one.at),
+            target: Some(one.target),
+            client: one.client.and_then(|client| client.parse().ok()),
+            reason: one.reason,
+            count: one.count,
+        })
+        .collect()
+}
+
+/// Lower-case hex.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    data_encoding::HEXLOWER.encode(bytes)
+}
+
+/// The tunnel's metrics.
+#[derive(Debug)]
+pub(super) struct Metrics {
+    registry: telemetry::Metrics,
+    connections: Counter,
+    active: Gauge,
+    up: Counter,
+    down: Counter,
+    refusals: Counter,
+    rtt_microseconds: Gauge,
+    mtu: Gauge,
+    window: Gauge,
+    lost: Counter,
+    session: Gauge,
+}
+
+impl Metrics {
+    pub(super) fn new(registry: &telemetry::Metrics) -> Self {
+        Self {
+            connections: registry.register_counter("connections", "Connections accepted"),
+            active: registry.register_gauge("active_connections", "Connections open now"),
+            up: registry.register_counter("bytes_sent", "Bytes from users to targets"),
+            down: registry.register_counter("bytes_received", "Bytes from targets to users"),
+            refusals: registry
+                .register_counter("refused_connections", "Connections that were not served"),
+            rtt_microseconds: registry
+                .register_gauge("path_rtt_microseconds", "Smoothed round-trip time"),
+            mtu: registry.register_gauge("path_mtu_bytes", "Largest UDP payload in use"),
+            window: registry
+                .register_gauge("path_congestion_window_bytes", "Bytes that may be in flight"),
+            lost: registry
+                .register_counter("path_lost_packets", "Packets lost on the present session"),
+            session: registry.register_gauge("session_up", "1 while there is a session"),
+            registry: registry.clone(),
+        }
+    }
+
+    fn update(&self, totals: &crate::relay::Totals, path: Option<crate::transport::PathStats>) {
+        use std::sync::atomic::Ordering::Relaxed;
+        self.connections.inner().store(totals.opened, Relaxed);
+        self.active.set(totals.active as i64);
+        self.up.inner().store(totals.sent, Relaxed);
+        self.down.inner().store(totals.received, Relaxed);
+        self.refusals.inner().store(totals.refusals, Relaxed);
+        self.session.set(i64::from(path.is_some()));
+        if let Some(path) = path {
+            self.rtt_microseconds.set(path.rtt.as_micros() as i64);
+            self.mtu.set(path.mtu.into());
+            self.window.set(path.congestion_window as i64);
+            self.lost.inner().store(path.lost, Relaxed);
+        }
+    }
+}
+
+/// Longer than any path's round trip, shorter than the patience of who asks.
+const PROBE_LIMIT: Duration = Duration::from_secs(3);

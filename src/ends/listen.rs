@@ -1,0 +1,253 @@
+//! Listening for users: errors that say what to do, and accepting that outlives a full descriptor table.
+
+use std::io;
+use std::net::{Ipv6Addr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::tunnel::BindAddr;
+
+/// A TCP socket that listens.
+#[derive(Debug)]
+pub struct Listener {
+    socket: TcpListener,
+    local: SocketAddr,
+    outage: Outage,
+}
+
+/// Why an address could not be listened on.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    /// Something listens there already.
+    #[error("cannot listen on {addr}: the port is in use; stop what uses it or choose another")]
+    InUse {
+        /// The address.
+        addr: SocketAddr,
+    },
+    /// The process may not have this port.
+    #[error(
+        "cannot listen on {addr}: a port below 1024 needs CAP_NET_BIND_SERVICE; run \
+         `sudo setcap cap_net_bind_service=+ep \"$(command -v conduit)\"` or choose a port from 1024"
+    )]
+    NotPermitted {
+        /// The address.
+        addr: SocketAddr,
+    },
+    /// This machine has no such address.
+    #[error("cannot listen on {addr}: this machine does not have that address")]
+    NotAvailable {
+        /// The address.
+        addr: SocketAddr,
+    },
+    /// Anything else.
+    #[error("cannot listen on {addr}: {source}")]
+    Other {
+        /// The address.
+        addr: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+impl Listener {
+    /// Binds and listens. `[::]` takes IPv4 users too. `backlog` is how many may wait to be accepted; the system
+    /// may allow fewer.
+    ///
+    /// Has to be called within a tokio runtime.
+    pub fn bind(addr: BindAddr, backlog: u32) -> Result<Self, ListenError> {
+        let addr = addr.socket_addr();
+        let open = || {
+            let socket = TcpListener::from_std(listening(addr, backlog)?.into())?;
+            let local = socket.local_addr()?;
+            Ok(Self { socket, local, outage: Outage::default() })
+        };
+        open().map_err(|source: io::Error| ListenError::new(addr, source))
+    }
+
+    /// The address with the real port.
+    pub const fn local_addr(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// The next user, with their address in canonical form.
+    ///
+    /// Never fails: without free descriptors or memory it tries again, at most 50 times a second. Cancel-safe.
+    pub async fn accept(&self) -> (TcpStream, SocketAddr) {
+        let (stream, peer) = persevere(&self.outage, self.local, || self.socket.accept()).await;
+        (stream, SocketAddr::new(peer.ip().to_canonical(), peer.port()))
+    }
+}
+
+fn listening(addr: SocketAddr, backlog: u32) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+    // A restart finds connections of the last run in TIME_WAIT. On Windows the option would share the port.
+    #[cfg(unix)]
+    socket.set_reuse_address(true)?;
+    if addr.is_ipv6() {
+        // The default differs between systems.
+        socket.set_only_v6(addr.ip() != Ipv6Addr::UNSPECIFIED)?;
+    }
+    socket.set_nonblocking(true)?;
+    socket.bind(&addr.into())?;
+    socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
+    Ok(socket)
+}
+
+/// Whether accepting fails at the moment, so that an outage is one line in the log and not thousands.
+#[derive(Debug, Default)]
+struct Outage(AtomicBool);
+
+impl Outage {
+    fn begins(&self) -> bool {
+        !self.0.swap(true, Ordering::Relaxed)
+    }
+
+    fn ends(&self) -> bool {
+        self.0.load(Ordering::Relaxed) && self.0.swap(false, Ordering::Relaxed)
+    }
+}
+
+async fn persevere<T, F: Future<Output = io::Result<T>>>(
+    outage: &Outage,
+    local: SocketAddr,
+    mut accept: impl FnMut() -> F,
+) -> T {
+    loop {
+        match accept().await {
+            Ok(accepted) => {
+                if outage.ends() {
+                    tracing::info!(%local, "accepting again");
+                }
+                return accepted;
+            }
+            // Each of these is one user who gave up: the next one may be waiting.
+            Err(error) if is_about_one_connection(&error) => {}
+            Err(error) => {
+                if outage.begins() {
+                    tracing::warn!(%local, %error, "cannot accept connections, trying again");
+                }
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+fn is_about_one_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionRefused
+    )
+}
+
+impl ListenError {
+    fn new(addr: SocketAddr, source: io::Error) -> Self {
+        match source.kind() {
+            io::ErrorKind::AddrInUse => Self::InUse { addr },
+            io::ErrorKind::PermissionDenied if addr.port() < 1024 => Self::NotPermitted { addr },
+            io::ErrorKind::AddrNotAvailable => Self::NotAvailable { addr },
+            _ => Self::Other { addr, source },
+        }
+    }
+}
+
+/// Between two tries while accepting fails. The waiting connection keeps the socket readable, so without a pause
+/// the loop would take a whole core.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    fn bind(text: &str) -> Result<Listener, ListenError> {
+        Listener::bind(text.parse().expect(text), 16)
+    }
+
+    #[tokio::test]
+    async fn a_bound_socket_accepts_and_knows_its_port() {
+        let listener = bind("127.0.0.1:0").expect("bind");
+        assert_ne!(listener.local_addr().port(), 0);
+        let user = TcpStream::connect(listener.local_addr()).await.expect("connect");
+        let (_stream, peer) = listener.accept().await;
+        assert_eq!(peer, user.local_addr().expect("an address"));
+    }
+
+    #[tokio::test]
+    async fn the_ipv6_wildcard_takes_ipv4_users_too() {
+        let listener = bind("[::]:0").expect("bind");
+        let port = listener.local_addr().port();
+        let user = TcpStream::connect(("127.0.0.1", port)).await.expect("connect");
+        let (_stream, peer) = listener.accept().await;
+        assert_eq!(peer, user.local_addr().expect("an IPv4 address"));
+    }
+
+    #[tokio::test]
+    async fn a_port_in_use_and_a_foreign_address_say_so() {
+        let first = bind("127.0.0.1:0").expect("bind");
+        let addr = first.local_addr();
+        let error = bind(&addr.to_string()).expect_err("in use");
+        assert!(matches!(error, ListenError::InUse { addr: at } if at == addr), "{error}");
+        let error = bind("192.0.2.1:0").expect_err("not ours");
+        assert!(matches!(error, ListenError::NotAvailable { .. }), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_port_is_free_again_as_soon_as_the_listener_is_gone() {
+        let listener = bind("127.0.0.1:0").expect("bind");
+        let addr = listener.local_addr();
+        let user = TcpStream::connect(addr).await.expect("connect");
+        drop(listener.accept().await);
+        drop(listener);
+        drop(user);
+        bind(&addr.to_string()).expect("bind again");
+    }
+
+    #[test]
+    fn a_low_port_without_the_right_names_the_capability() {
+        let denied = || io::Error::from(io::ErrorKind::PermissionDenied);
+        let low = ListenError::new(SocketAddr::from(([0; 4], 80)), denied());
+        assert!(low.to_string().contains("CAP_NET_BIND_SERVICE"), "{low}");
+        let high = ListenError::new(SocketAddr::from(([0; 4], 8080)), denied());
+        assert!(matches!(high, ListenError::Other { .. }), "{high}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_descriptors_it_waits_and_does_not_spin() {
+        let outage = Outage::default();
+        let tries = Cell::new(0_u32);
+        let started = tokio::time::Instant::now();
+        let over = started + Duration::from_secs(10);
+        let accept = || {
+            tries.set(tries.get() + 1);
+            // 24 is EMFILE, on every Unix.
+            let ready = tokio::time::Instant::now() >= over;
+            async move { if ready { Ok(()) } else { Err(io::Error::from_raw_os_error(24)) } }
+        };
+        persevere(&outage, SocketAddr::from(([127, 0, 0, 1], 1)), accept).await;
+        assert!(tries.get() <= 1_001, "{} tries in 10 s", tries.get());
+        assert!(started.elapsed() < Duration::from_secs(11));
+        assert!(!outage.ends(), "the outage is over");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_user_who_gave_up_does_not_delay_the_next() {
+        let tries = Cell::new(0_u32);
+        let accept = || {
+            tries.set(tries.get() + 1);
+            let number = tries.get();
+            async move {
+                if number > 50 { Ok(()) } else { Err(io::ErrorKind::ConnectionAborted.into()) }
+            }
+        };
+        let started = tokio::time::Instant::now();
+        let local = SocketAddr::from(([127, 0, 0, 1], 1));
+        persevere(&Outage::default(), local, accept).await;
+        assert_eq!(started.elapsed(), Duration::ZERO);
+    }
+}

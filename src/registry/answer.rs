@@ -1,0 +1,370 @@
+//! What processes answer: the shapes of `list -o json` and `status -o json`, and of the router's methods.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::record::Record;
+use crate::tunnel::{
+    BindAddr, Direction, HostPort, Identity, Name, Protocol, TunnelId, TunnelState,
+};
+
+/// A tunnel: one element of `tunnels` in `conduit.list/1`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TunnelStatus {
+    /// The id.
+    pub id: TunnelId,
+    /// The name.
+    pub name: Name,
+    /// The state now.
+    pub state: TunnelState,
+    /// The process.
+    pub pid: u32,
+    /// The router that it goes to.
+    pub router: Option<HostPort>,
+    /// What gets dialled.
+    pub source: Option<HostPort>,
+    /// Where it listens, with the real port.
+    pub bind: Option<BindAddr>,
+    /// What is carried.
+    pub protocol: Option<Protocol>,
+    /// Which end listens.
+    pub direction: Option<Direction>,
+    /// `quic`, or nothing while there is no session.
+    pub carrier: Option<String>,
+    /// RFC 3339.
+    pub created_at: String,
+    /// Connections open now.
+    pub active_connections: u64,
+    /// Connections accepted since it started.
+    pub connections_total: u64,
+    /// Bytes from the user to the target.
+    pub bytes_up: u64,
+    /// Bytes from the target to the user.
+    pub bytes_down: u64,
+    /// Smoothed round-trip time, milliseconds.
+    pub rtt_ms: Option<f64>,
+    /// Packets lost, per cent of those sent.
+    pub loss_percent: Option<f64>,
+    /// The path's MTU in use, bytes.
+    pub mtu: Option<u16>,
+    /// What protects the session.
+    pub tls: Option<TlsStatus>,
+    /// Why it failed, or what last went wrong.
+    pub last_error: Option<String>,
+    /// The probe's result, when one was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probe: Option<Probe>,
+    /// What the router says of this session.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub router_view: Option<RouterView>,
+    /// The last reasons for which connections were refused, newest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub refusals: Vec<Refusal>,
+}
+
+/// What protects a session.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TlsStatus {
+    /// `TLS 1.3`.
+    pub version: String,
+    /// As `TLS13_AES_128_GCM_SHA256`.
+    pub cipher_suite: String,
+    /// As `X25519MLKEM768`.
+    pub key_exchange: String,
+}
+
+/// A stream to the router and back.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Probe {
+    /// Whether it came back.
+    pub ok: bool,
+    /// How long it took, milliseconds.
+    pub rtt_ms: Option<f64>,
+    /// Why it did not come back.
+    pub error: Option<String>,
+}
+
+/// What the router says of a tunnel's session.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RouterView {
+    /// The session's id.
+    pub session: Option<String>,
+    /// The name under which the router knows this client.
+    pub client: Option<Name>,
+    /// What the client may reach, in words.
+    pub permissions: Option<String>,
+    /// The router's version of Conduit.
+    pub version: Option<String>,
+    /// Streams of this client that the router serves now.
+    pub active_streams: Option<u64>,
+}
+
+/// A reason for which a connection was refused.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// RFC 3339, the last time.
+    pub at: String,
+    /// What was to be dialled.
+    pub target: Option<String>,
+    /// Who asked, on a router.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client: Option<Name>,
+    /// Why not.
+    pub reason: String,
+    /// How often.
+    pub count: u64,
+}
+
+/// One live connection of a tunnel.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConnectionStatus {
+    /// `<tunnel id>/<n>`.
+    pub id: String,
+    /// Who connected.
+    pub peer: String,
+    /// Seconds since it was accepted.
+    pub age_seconds: u64,
+    /// Bytes from the user to the target.
+    pub bytes_up: u64,
+    /// Bytes from the target to the user.
+    pub bytes_down: u64,
+    /// `opening`, `open`, `half-closed` …
+    pub state: String,
+}
+
+/// A router.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RouterStatus {
+    /// The id.
+    pub id: TunnelId,
+    /// The name in the registry.
+    pub name: Name,
+    /// The state now.
+    pub state: TunnelState,
+    /// The process.
+    pub pid: u32,
+    /// The version of Conduit that it runs.
+    pub version: String,
+    /// Its public key.
+    pub identity: Identity,
+    /// Where it listens, with the real port.
+    pub bind: BindAddr,
+    /// What tickets carry.
+    pub advertise: Vec<HostPort>,
+    /// RFC 3339.
+    pub created_at: String,
+    /// Sessions open now.
+    pub sessions: Vec<SessionStatus>,
+    /// Streams open now.
+    pub active_streams: u64,
+    /// Streams opened since it started.
+    pub streams_total: u64,
+    /// Bytes from clients to targets.
+    pub bytes_up: u64,
+    /// Bytes from targets to clients.
+    pub bytes_down: u64,
+    /// What last went wrong.
+    pub last_error: Option<String>,
+    /// The last reasons for which streams or clients were refused, newest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub refusals: Vec<Refusal>,
+}
+
+/// One session of a router.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SessionStatus {
+    /// The client's name.
+    pub client: Name,
+    /// Its key.
+    pub identity: Identity,
+    /// Its process.
+    pub instance: Uuid,
+    /// Where it comes from.
+    pub addr: String,
+    /// RFC 3339.
+    pub since: String,
+    /// Streams open now.
+    pub active_streams: u64,
+    /// Smoothed round-trip time, milliseconds.
+    pub rtt_ms: Option<f64>,
+}
+
+/// A client as the router keeps it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClientStatus {
+    /// The name.
+    pub name: Name,
+    /// The key.
+    pub identity: Identity,
+    /// `active` or `revoked`.
+    pub status: String,
+    /// What it may reach, in words.
+    pub permissions: String,
+    /// Whether a session is open now.
+    pub connected: bool,
+    /// RFC 3339, of the last session.
+    pub last_seen: Option<String>,
+    /// The client's version of Conduit.
+    pub version: Option<String>,
+    /// The client's operating system.
+    pub system: Option<String>,
+    /// RFC 3339.
+    pub created_at: String,
+}
+
+/// A ticket. Its text is a secret: `Debug` leaves it out.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Invitation {
+    /// `cdt1_…`
+    pub ticket: String,
+    /// RFC 3339.
+    pub expires_at: String,
+    /// How many clients may use it.
+    pub uses: u32,
+    /// The addresses that it carries.
+    pub addresses: Vec<HostPort>,
+    /// The router's key.
+    pub identity: Identity,
+    /// What it allows, in words.
+    pub permissions: String,
+    /// What its owner should know (all addresses are private, say).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+}
+
+/// A token just created: the only time that its text is shown. `Debug` leaves it out.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IssuedToken {
+    /// `cdp_…`
+    pub token: String,
+    /// Its id, hex.
+    pub id: String,
+    /// Its name.
+    pub name: Name,
+    /// RFC 3339; never when missing.
+    pub expires_at: Option<String>,
+}
+
+/// A token as the router keeps it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenStatus {
+    /// Its id, hex.
+    pub id: String,
+    /// Its name.
+    pub name: Name,
+    /// `active`, `expired` or `revoked`.
+    pub status: String,
+    /// RFC 3339; never when missing.
+    pub expires_at: Option<String>,
+    /// RFC 3339.
+    pub created_at: String,
+}
+
+impl TunnelStatus {
+    /// What the record alone says: for processes that ended or do not answer, and to start from in those that do.
+    pub fn from_record(record: &Record) -> Self {
+        let config = record.config.clone();
+        Self {
+            id: record.tunnel_id.clone(),
+            name: record.name.clone(),
+            state: record.status,
+            pid: record.pid,
+            router: config.router,
+            source: config.source,
+            bind: config.bind,
+            protocol: config.protocol,
+            direction: config.direction,
+            carrier: None,
+            created_at: record.created_at.clone(),
+            active_connections: 0,
+            connections_total: 0,
+            bytes_up: 0,
+            bytes_down: 0,
+            rtt_ms: None,
+            loss_percent: None,
+            mtu: None,
+            tls: None,
+            last_error: record.last_error.clone(),
+            probe: None,
+            router_view: None,
+            refusals: Vec::new(),
+        }
+    }
+}
+
+impl fmt::Debug for Invitation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("Invitation");
+        shown.field("expires_at", &self.expires_at).field("uses", &self.uses);
+        shown.field("addresses", &self.addresses).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for IssuedToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("IssuedToken")
+            .field("id", &self.id)
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tunnel_reads_as_the_list_promises() {
+        let record = serde_json::json!({
+            "schema": "conduit.record/1", "tunnel_id": "web-00ab", "kind": "tunnel", "name": "web",
+            "pid": 1, "instance": Uuid::nil(), "created_at": "2025-11-20T00:00:00Z",
+            "control_socket": "/x", "status": "ready", "config_hash": "", "version": "0.1.0",
+            "config": {"router": "r.example:9999", "source": "10.2.0.2:8080", "bind": "127.0.0.1:8080",
+                "protocol": "tcp", "direction": "forward"},
+        });
+        let record: Record = serde_json::from_value(record).expect("a record");
+        let status = serde_json::to_value(TunnelStatus::from_record(&record)).expect("JSON");
+        let mut names: Vec<_> = status.as_object().expect("an object").keys().cloned().collect();
+        let mut promised = [
+            "id",
+            "name",
+            "state",
+            "pid",
+            "router",
+            "source",
+            "bind",
+            "protocol",
+            "direction",
+            "carrier",
+            "created_at",
+            "active_connections",
+            "connections_total",
+            "bytes_up",
+            "bytes_down",
+            "rtt_ms",
+            "loss_percent",
+            "mtu",
+            "tls",
+            "last_error",
+        ];
+        names.sort();
+        promised.sort_unstable();
+        assert_eq!(names, promised);
+        assert_eq!(status["source"], "10.2.0.2:8080");
+        assert_eq!(status["state"], "ready");
+    }
+
+    #[test]
+    fn secrets_do_not_reach_a_log_by_debug() {
+        let issued = IssuedToken {
+            token: "cdp_secret".into(),
+            id: "00".into(),
+            name: "ci".parse().expect("a name"),
+            expires_at: None,
+        };
+        assert!(!format!("{issued:?}").contains("cdp_secret"));
+    }
+}

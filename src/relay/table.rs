@@ -1,0 +1,236 @@
+//! Which connections run right now, what they have moved, and why others were refused.
+
+use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Instant, SystemTime};
+
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use super::Counters;
+
+/// The connections of one process. A clone is another handle to the same table.
+#[derive(Clone, Debug, Default)]
+pub struct Table(Arc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    live: Mutex<HashMap<u64, Live>>,
+    opened: AtomicU64,
+    /// Bytes of connections that have ended.
+    sent: AtomicU64,
+    received: AtomicU64,
+    refused: Mutex<VecDeque<Refused>>,
+    refusals: AtomicU64,
+    /// Told when the last one leaves.
+    emptied: Notify,
+}
+
+/// A connection that runs.
+#[derive(Clone, Debug)]
+pub struct Live {
+    /// Counted from 1 in the order of their coming.
+    pub number: u64,
+    /// Who connected: a user's socket address, or a client's name.
+    pub peer: String,
+    /// When it came.
+    pub since: Instant,
+    /// What it has moved.
+    pub counters: Arc<Counters>,
+    stop: CancellationToken,
+}
+
+/// A connection that was not served, or broke for a reason worth telling.
+#[derive(Clone, Debug)]
+pub struct Refused {
+    /// The last time.
+    pub at: SystemTime,
+    /// What was to be dialled.
+    pub target: String,
+    /// Who asked, where that is known.
+    pub client: Option<String>,
+    /// Why not.
+    pub reason: String,
+    /// How often in a row.
+    pub count: u64,
+}
+
+/// What all connections together have come to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Running now.
+    pub active: u64,
+    /// Since the start, those that run included.
+    pub opened: u64,
+    /// Bytes from sockets here into streams.
+    pub sent: u64,
+    /// Bytes from streams into sockets here.
+    pub received: u64,
+    /// Connections that were not served.
+    pub refusals: u64,
+}
+
+/// Keeps a connection in the table; dropped, its bytes go to the totals.
+#[derive(Debug)]
+pub struct Entry {
+    table: Table,
+    number: u64,
+    /// What it has moved.
+    pub counters: Arc<Counters>,
+    /// Cancelled when an operator ends it.
+    pub stop: CancellationToken,
+}
+
+impl Table {
+    /// Counts a connection in; `stop` ends all of them.
+    pub fn enter(&self, peer: SocketAddr, stop: &CancellationToken) -> Entry {
+        self.enter_named(peer.to_string(), stop)
+    }
+
+    /// The same for who is better known by a name.
+    pub fn enter_named(&self, peer: String, stop: &CancellationToken) -> Entry {
+        let number = self.0.opened.fetch_add(1, Ordering::Relaxed) + 1;
+        let counters = Arc::new(Counters::default());
+        let stop = stop.child_token();
+        let live = Live {
+            number,
+            peer,
+            since: Instant::now(),
+            counters: Arc::clone(&counters),
+            stop: stop.clone(),
+        };
+        lock(&self.0.live).insert(number, live);
+        Entry { table: self.clone(), number, counters, stop }
+    }
+
+    /// The connections that run, in the order of their coming.
+    pub fn live(&self) -> Vec<Live> {
+        let mut live: Vec<_> = lock(&self.0.live).values().cloned().collect();
+        live.sort_by_key(|live| live.number);
+        live
+    }
+
+    /// How many run.
+    pub fn active(&self) -> usize {
+        lock(&self.0.live).len()
+    }
+
+    /// Waits until none runs. Cancel-safe.
+    pub async fn drained(&self) {
+        while self.active() > 0 {
+            self.0.emptied.notified().await;
+        }
+    }
+
+    /// Ends one; false when there is none of that number.
+    pub fn kill(&self, number: u64) -> bool {
+        let live = lock(&self.0.live);
+        live.get(&number).map(|live| live.stop.cancel()).is_some()
+    }
+
+    /// What they have come to.
+    pub fn totals(&self) -> Totals {
+        let live = lock(&self.0.live);
+        let moved = |count: fn(&Counters) -> &AtomicU64| -> u64 {
+            live.values().map(|live| count(&live.counters).load(Ordering::Relaxed)).sum()
+        };
+        Totals {
+            active: live.len() as u64,
+            opened: self.0.opened.load(Ordering::Relaxed),
+            sent: self.0.sent.load(Ordering::Relaxed) + moved(|counters| &counters.sent),
+            received: self.0.received.load(Ordering::Relaxed)
+                + moved(|counters| &counters.received),
+            refusals: self.0.refusals.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Notes a connection that was not served; the same again only counts. True when it is a new reason.
+    pub fn refuse(&self, target: &str, client: Option<&str>, reason: &str) -> bool {
+        self.0.refusals.fetch_add(1, Ordering::Relaxed);
+        let mut refused = lock(&self.0.refused);
+        let same = |one: &Refused| {
+            one.target == target && one.reason == reason && one.client.as_deref() == client
+        };
+        if let Some(known) = refused.iter_mut().find(|one| same(one)) {
+            known.at = SystemTime::now();
+            known.count += 1;
+            return false;
+        }
+        refused.truncate(REFUSALS - 1);
+        refused.push_front(Refused {
+            at: SystemTime::now(),
+            target: target.to_owned(),
+            client: client.map(str::to_owned),
+            reason: reason.to_owned(),
+            count: 1,
+        });
+        true
+    }
+
+    /// The last reasons, newest first.
+    pub fn refused(&self) -> Vec<Refused> {
+        lock(&self.0.refused).iter().cloned().collect()
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        let mut live = lock(&self.table.0.live);
+        live.remove(&self.number);
+        let inner = &self.table.0;
+        if live.is_empty() {
+            inner.emptied.notify_one();
+        }
+        inner.sent.fetch_add(self.counters.sent.load(Ordering::Relaxed), Ordering::Relaxed);
+        inner.received.fetch_add(self.counters.received.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What a person reads in one look.
+const REFUSALS: usize = 16;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_of_ended_connections_stay_in_the_totals() {
+        let (table, stop) = (Table::default(), CancellationToken::new());
+        let one = table.enter_named("a".into(), &stop);
+        let two = table.enter_named("b".into(), &stop);
+        one.counters.sent.fetch_add(7, Ordering::Relaxed);
+        two.counters.received.fetch_add(5, Ordering::Relaxed);
+        drop(one);
+        let totals = table.totals();
+        assert_eq!(totals, Totals { active: 1, opened: 2, sent: 7, received: 5, refusals: 0 });
+        assert_eq!(table.live().iter().map(|live| live.number).collect::<Vec<_>>(), [2]);
+    }
+
+    #[test]
+    fn one_connection_is_killed_and_the_others_are_not() {
+        let (table, stop) = (Table::default(), CancellationToken::new());
+        let (one, two) =
+            (table.enter_named("a".into(), &stop), table.enter_named("b".into(), &stop));
+        assert!(table.kill(1) && !table.kill(9));
+        assert!(one.stop.is_cancelled() && !two.stop.is_cancelled());
+    }
+
+    #[test]
+    fn the_same_refusal_again_only_counts() {
+        let table = Table::default();
+        assert!(table.refuse("a:1", None, "refused"));
+        assert!(!table.refuse("a:1", None, "refused"));
+        for n in 0..20 {
+            table.refuse(&format!("b:{n}"), Some("ci"), "denied");
+        }
+        assert_eq!(table.refused().len(), REFUSALS);
+        assert_eq!(table.refused()[0].target, "b:19");
+        assert_eq!(table.totals().refusals, 22);
+    }
+}

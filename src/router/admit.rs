@@ -1,0 +1,202 @@
+//! Who may enter: key, ticket and token, in this order. Every refusal but that of a proved ticket looks the same.
+
+use std::time::{Duration, UNIX_EPOCH};
+
+use tokio::sync::mpsc;
+
+use super::sessions::Seat;
+use super::{Shared, now};
+use crate::policy::Permissions;
+use crate::registry::rfc3339;
+use crate::session::{Admission, Applicant, Event, Session};
+use crate::store::{ClientRow, ClientStatus, Redemption, Seen, StoreError, TokenState};
+use crate::task::Tasks;
+use crate::tunnel::Name;
+
+/// A client that is in.
+pub(super) struct Admitted {
+    pub(super) session: Session,
+    pub(super) events: mpsc::Receiver<Event>,
+    pub(super) seat: Seat,
+    pub(super) name: Name,
+}
+
+/// Why not.
+enum No {
+    /// The one answer.
+    Generic(&'static str),
+    /// For who has proved to hold the ticket.
+    Ticket(String),
+}
+
+/// Decides about an applicant and lets it in; `None` when it was refused, which it has then been told.
+pub(super) async fn admit(
+    shared: &Shared,
+    applicant: Applicant,
+    tasks: &Tasks,
+) -> Option<Admitted> {
+    let identity = applicant.identity();
+    let addr = applicant.connection().remote_addr();
+    let refused = |reason: &str| {
+        if shared.table.refuse("a session", None, reason) {
+            tracing::warn!(%addr, identity = %identity, reason, "client refused");
+        }
+    };
+    let client = match decide(shared, &applicant).await {
+        Ok(Ok(client)) => client,
+        Ok(Err(No::Generic(reason))) => {
+            refused(reason);
+            applicant.refuse();
+            return None;
+        }
+        Ok(Err(No::Ticket(reason))) => {
+            refused(&reason);
+            applicant.refuse_ticket(&reason);
+            return None;
+        }
+        Err(error) => {
+            tracing::error!(%addr, %error, "the store cannot tell who may enter");
+            applicant.refuse();
+            return None;
+        }
+    };
+    if shared.sessions.len() >= shared.settings.max_clients {
+        refused("[limits] max_clients is reached");
+        applicant.refuse();
+        return None;
+    }
+    note_visit(shared, &applicant, tasks);
+    let instance = applicant.instance();
+    let admission = Admission {
+        name: client.name.to_string(),
+        owner: client.permissions == Permissions::Owner,
+        targets: match &client.permissions {
+            Permissions::Owner => Vec::new(),
+            Permissions::Targets(rules) => rules.iter().map(ToString::to_string).collect(),
+        },
+    };
+    match applicant.admit(admission, tasks).await {
+        Ok((session, events)) => {
+            tracing::info!(client = %client.name, %addr, "session up");
+            let seat = shared.sessions.enter(&session, &client, instance);
+            // Revoked in between: the seat was not there to be closed yet.
+            let still = shared.settings.store.client(identity).await;
+            if !still.is_ok_and(|row| row.is_some_and(|row| row.status == ClientStatus::Active)) {
+                shared.sessions.expel(identity);
+            }
+            Some(Admitted { session, events, seat, name: client.name })
+        }
+        Err(error) => {
+            tracing::debug!(%addr, %error, "lost while it was admitted");
+            None
+        }
+    }
+}
+
+async fn decide(
+    shared: &Shared,
+    applicant: &Applicant,
+) -> Result<Result<ClientRow, No>, StoreError> {
+    let store = &shared.settings.store;
+    let client = match store.client(applicant.identity()).await? {
+        Some(client) if client.status == ClientStatus::Active => client,
+        Some(_) => return Ok(Err(No::Generic("the key was revoked"))),
+        None => match enrol(shared, applicant).await? {
+            Ok(client) => client,
+            Err(no) => return Ok(Err(no)),
+        },
+    };
+    if !shared.settings.require_token {
+        return Ok(Ok(client));
+    }
+    let Some(proof) = applicant.token() else { return Ok(Err(No::Generic("no token was shown"))) };
+    Ok(match store.token(proof.id.0).await? {
+        Some(token) if !proof.fits(&token.hash) => {
+            Err(No::Generic("the token's proof does not fit"))
+        }
+        Some(token) => match token.state(now()) {
+            TokenState::Valid => Ok(client),
+            TokenState::Expired => Err(No::Generic("the token is expired")),
+            TokenState::Revoked => Err(No::Generic("the token was revoked")),
+        },
+        None => Err(No::Generic("the token is unknown")),
+    })
+}
+
+/// An unknown key with a ticket. The proof is checked first: who cannot prove the secret learns nothing. [TKT-5]
+async fn enrol(
+    shared: &Shared,
+    applicant: &Applicant,
+) -> Result<Result<ClientRow, No>, StoreError> {
+    let store = &shared.settings.store;
+    let Some(proof) = applicant.ticket(&shared.admin.identity()) else {
+        return Ok(Err(No::Generic("the key is unknown")));
+    };
+    let ticket = store.ticket(proof.id.0).await?;
+    if !ticket.is_some_and(|ticket| proof.fits(&ticket.public_key)) {
+        return Ok(Err(No::Generic(
+            "the key is unknown and its ticket too, or the proof does not fit",
+        )));
+    }
+    let proposed = proposed_name(&applicant.hello().name);
+    Ok(match store.redeem(proof.id.0, applicant.identity(), &proposed, now()).await? {
+        Redemption::Admitted(client) => {
+            tracing::info!(client = %client.name, identity = %client.identity, permissions = %client.permissions, "enrolled");
+            Ok(client)
+        }
+        Redemption::Already(client) => Ok(client),
+        Redemption::Spent { by, at } => {
+            let by: Vec<_> = by.iter().map(ToString::to_string).collect();
+            Err(No::Ticket(format!("it was used by {} at {}", by.join(", "), time(at))))
+        }
+        Redemption::Expired { at } => Err(No::Ticket(format!("it expired at {}", time(at)))),
+        Redemption::Revoked => Err(No::Generic("the key was revoked")),
+        Redemption::Unknown => Err(No::Generic("the key is unknown")),
+    })
+}
+
+/// What the client would like to be called, made a name: nobody is turned away for a host name with a dot.
+fn proposed_name(text: &str) -> Name {
+    let folded: String = text
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '-' })
+        .take(Name::MAX)
+        .collect();
+    folded.trim_matches('-').parse().unwrap_or_else(|_| "client".parse().expect("a legal name"))
+}
+
+/// Version, system and time go to the store; nobody waits for that.
+fn note_visit(shared: &Shared, applicant: &Applicant, tasks: &Tasks) {
+    let (store, identity) = (shared.settings.store.clone(), applicant.identity());
+    let hello = applicant.hello();
+    let seen =
+        Seen { version: hello.conduit_version.clone(), system: hello.system.clone(), at: now() };
+    tasks.spawn("note visit", async move {
+        if let Err(error) = store.seen(identity, seen).await {
+            tracing::warn!(%error, "a client's visit was not noted");
+        }
+    });
+}
+
+fn time(at: u64) -> String {
+    rfc3339(UNIX_EPOCH + Duration::from_secs(at))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_a_client_calls_itself_becomes_a_name() {
+        for (proposed, name) in [
+            ("ci", "ci"),
+            ("host.example.org", "host-example-org"),
+            ("", "client"),
+            ("---", "client"),
+            ("a\u{202e}b\n", "a-b"),
+            (&"x".repeat(200), &"x".repeat(64)),
+        ] {
+            assert_eq!(proposed_name(proposed).as_str(), name, "{proposed:?}");
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! Who is in right now.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use arc_swap::ArcSwap;
+use uuid::Uuid;
+
+use crate::policy::Permissions;
+use crate::session::{REFUSAL, Session};
+use crate::store::ClientRow;
+use crate::tunnel::{Identity, Name};
+use crate::wire::Code;
+
+/// The sessions of a router; a clone is another handle to the same table.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Sessions(Arc<Mutex<Table>>);
+
+#[derive(Debug, Default)]
+struct Table {
+    next: u64,
+    sessions: HashMap<u64, Present>,
+}
+
+/// One client that is in.
+#[derive(Clone, Debug)]
+pub(super) struct Present {
+    pub(super) name: Name,
+    pub(super) identity: Identity,
+    pub(super) instance: Uuid,
+    pub(super) since: SystemTime,
+    pub(super) session: Session,
+    permissions: Arc<ArcSwap<Permissions>>,
+}
+
+/// Keeps a session in the table while it lives.
+#[derive(Debug)]
+pub(super) struct Seat {
+    sessions: Sessions,
+    number: u64,
+    permissions: Arc<ArcSwap<Permissions>>,
+}
+
+impl Seat {
+    /// What the client may reach at this moment.
+    pub(super) fn permissions(&self) -> Arc<Permissions> {
+        self.permissions.load_full()
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.sessions.lock().sessions.remove(&self.number);
+    }
+}
+
+impl Sessions {
+    pub(super) fn enter(&self, session: &Session, client: &ClientRow, instance: Uuid) -> Seat {
+        let permissions = Arc::new(ArcSwap::from_pointee(client.permissions.clone()));
+        let mut table = self.lock();
+        table.next += 1;
+        let number = table.next;
+        let present = Present {
+            name: client.name.clone(),
+            identity: client.identity,
+            instance,
+            since: SystemTime::now(),
+            session: session.clone(),
+            permissions: Arc::clone(&permissions),
+        };
+        table.sessions.insert(number, present);
+        Seat { sessions: self.clone(), number, permissions }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.lock().sessions.len()
+    }
+
+    /// Those that are in, in the order of their coming.
+    pub(super) fn present(&self) -> Vec<Present> {
+        let table = self.lock();
+        let mut present: Vec<_> = table.sessions.iter().collect();
+        present.sort_by_key(|(number, _)| **number);
+        present.into_iter().map(|(_, present)| present.clone()).collect()
+    }
+
+    pub(super) fn all(&self) -> Vec<Session> {
+        self.lock().sessions.values().map(|present| present.session.clone()).collect()
+    }
+
+    pub(super) fn is_in(&self, identity: Identity) -> bool {
+        self.lock().sessions.values().any(|present| present.identity == identity)
+    }
+
+    /// Ends every session of a key; how many.
+    pub(super) fn expel(&self, identity: Identity) -> usize {
+        let table = self.lock();
+        let theirs = table.sessions.values().filter(|present| present.identity == identity);
+        theirs.map(|present| present.session.close(Code::Refused, REFUSAL)).count()
+    }
+
+    /// New permissions hold from the next stream on.
+    pub(super) fn permit(&self, identity: Identity, permissions: &Permissions) {
+        let table = self.lock();
+        for present in table.sessions.values().filter(|present| present.identity == identity) {
+            present.permissions.store(Arc::new(permissions.clone()));
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
