@@ -1,0 +1,39 @@
+# Everything a person or a machine runs on this repository. `make help` lists it.
+# The toolchain is named in rust-toolchain.toml; rustup fetches it.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help demo test portable lint fmt bench chaos soak coverage cross
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
+
+demo: ## build, then see one tunnel work: router, web service and tunnel in one process
+	cargo run --locked -- demo
+
+test: ## everything a change must pass; installs the packages that it needs (Debian)
+	scripts/test
+
+portable: ## build, unit tests and the loopback suite: what runs on macOS and Windows too
+	scripts/portable
+
+lint: ## rustfmt, clippy, rustdoc, shellcheck; no test
+	scripts/lint
+
+fmt: ## format the sources
+	cargo fmt
+
+bench: ## throughput, new connections and round trips beside no tunnel
+	cargo bench --locked --bench tunnel
+
+chaos: ## routers and tunnels killed and stopped again and again, a few minutes
+	cargo nextest run --locked --profile chaos
+
+soak: ## hours of ordinary work with memory and descriptors watched (CONDUIT_SOAK_MINUTES, default 60)
+	cargo nextest run --locked --profile soak
+
+coverage: ## lines covered by `cargo nextest run`; fails below 90 %
+	scripts/coverage
+
+cross: ## compile for Windows, arm64 and armv7 (checked, not run)
+	scripts/cross
