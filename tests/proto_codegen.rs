@@ -1,6 +1,7 @@
 //! The committed messages are what `proto-spec/conduit.proto` says.
 //!
 //! `CONDUIT_BLESS=1 cargo test --test proto_codegen` writes them anew.
+#![allow(clippy::disallowed_methods, reason = "a test reads its own switch")]
 
 use std::fs;
 use std::path::Path;
