@@ -2,6 +2,8 @@
 //!
 //! `cargo run --example embedded`
 
+#![allow(clippy::disallowed_macros, reason = "an example talks to its reader")]
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -44,11 +46,15 @@ async fn main() -> Result<(), Failure> {
     println!("router   {address}  {}", router.identity());
 
     // The client: a key of its own, enrolled by a ticket.
-    let invitation = router.admin().invite(InviteParams { advertise: vec![address], ..Default::default() }).await?;
+    let invitation = router
+        .admin()
+        .invite(InviteParams { advertise: vec![address], ..Default::default() })
+        .await?;
     let ticket: Ticket = invitation.ticket.parse()?;
     let way = RouterAddress { addresses: ticket.addresses.clone(), identity: ticket.router };
     let keypair = Arc::new(Keypair::generate()?);
-    client::enrol(&way, ticket, None, &keypair, "embedded", &transport::Settings::default()).await?;
+    client::enrol(&way, ticket, None, &keypair, "embedded", &transport::Settings::default())
+        .await?;
 
     // The tunnel.
     let tunnel = TunnelSpec {
@@ -87,9 +93,21 @@ async fn main() -> Result<(), Failure> {
     // What is known of it.
     if let Some(session) = client.session() {
         let path = session.path();
-        println!("path     rtt {:?}, mtu {}, tls {:?}", path.rtt, path.mtu, session.connection().negotiated());
+        println!(
+            "path     rtt {:?}, mtu {}, tls {:?}",
+            path.rtt,
+            path.mtu,
+            session.connection().negotiated()
+        );
     }
-    println!("metrics  {}", client.metrics().lines().filter(|line| line.contains("bytes_sent_total")).collect::<String>());
+    println!(
+        "metrics  {}",
+        client
+            .metrics()
+            .lines()
+            .filter(|line| line.contains("bytes_sent_total"))
+            .collect::<String>()
+    );
 
     drop((near, far));
     client.shutdown(Duration::from_secs(5)).await;

@@ -21,6 +21,7 @@ pub struct Secret(Zeroizing<String>);
 
 impl Environment {
     /// The variables of this process.
+    #[allow(clippy::disallowed_methods, reason = "the one place that reads the environment")]
     pub fn of_process() -> Self {
         Self::capture(std::env::vars_os())
     }

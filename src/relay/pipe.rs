@@ -280,6 +280,6 @@ const QUEUE_LIMIT: usize = 9 << 20;
 /// Slices of one vectored write: 2 KiB on the stack, 400 KiB of loopback packets.
 const SLICES: usize = 128;
 /// So many new chunks behind a full socket are worth gathering.
-const STALLED: usize = 16;
+const STALLED: usize = 4;
 /// Turns before other tasks get theirs.
 const TURNS: usize = 16;

@@ -4,11 +4,14 @@
 //! `store` and `policy` between [`accept`] and [`Applicant::admit`]). Implements `proto-spec/session.md` and
 //! `proto-spec/streams.md`.
 
+mod applicant;
 mod control;
 mod frames;
 mod handshake;
+mod incoming;
 mod ledger;
-mod stream;
+mod receiver;
+mod sender;
 mod window;
 
 use std::sync::Arc;
@@ -18,12 +21,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
+pub use applicant::{Admission, Applicant, REFUSAL, TicketProof, TokenProof, accept};
 pub use frames::ReceiveFrameError;
-pub use handshake::{
-    Admission, Applicant, HandshakeError, Introduction, REFUSAL, TicketProof, TokenProof, accept,
-    initiate,
-};
-pub use stream::{Incoming, Knock, OpenError, ReceiveError, Receiver, SendError, Sender};
+pub use handshake::{HandshakeError, Introduction, initiate};
+pub use incoming::{Incoming, Knock, OpenError};
+pub use receiver::{ReceiveError, Receiver};
+pub use sender::{SendError, Sender};
 
 use crate::transport::{Connection, PathStats};
 use crate::tunnel::Identity;

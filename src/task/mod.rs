@@ -36,7 +36,7 @@ impl Tasks {
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let _ = self.tracker.spawn(future.instrument(tracing::trace_span!("task", name)));
+        drop(self.tracker.spawn(future.instrument(tracing::trace_span!("task", name))));
     }
 
     /// Runs `future` and drops it where it stands when the set is cancelled; for work with nothing to put in order.

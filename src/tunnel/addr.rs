@@ -135,9 +135,7 @@ impl FromStr for BindAddr {
             .ok()
             .filter(|_| port.bytes().all(|b| b.is_ascii_digit()))
             .ok_or_else(|| ParseAddrError::Port(port.to_owned(), 0))?;
-        let addr = if host.is_empty() {
-            IpAddr::V4(Ipv4Addr::LOCALHOST)
-        } else if host.eq_ignore_ascii_case("localhost") {
+        let addr = if host.is_empty() || host.eq_ignore_ascii_case("localhost") {
             IpAddr::V4(Ipv4Addr::LOCALHOST)
         } else {
             host.parse().map_err(|_| ParseAddrError::BindHost(text.to_owned()))?

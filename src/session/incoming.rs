@@ -1,0 +1,132 @@
+//! Streams of the peer: from a knock to a header to an answer.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::frames::{FrameReader, ReceiveFrameError};
+use super::receiver::Receiver;
+use super::sender::{SendError, Sender, number};
+use super::{Ended, Session};
+use crate::transport::{ConnectionError, RecvStream, SendStream};
+use crate::wire::{Code, StreamAnswer, StreamHeader, Unsupported, check_version};
+
+/// A stream could not be opened or accepted.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The session is gone.
+    #[error("the session was lost: {reason}")]
+    Lost {
+        /// For people.
+        reason: String,
+    },
+    /// The header did not come in time.
+    #[error("the stream's header did not come in time")]
+    TooSlow,
+    /// The header is not one.
+    #[error("malformed stream header: {0}")]
+    Malformed(String),
+    /// The header asks for what is not known here.
+    #[error(transparent)]
+    Unsupported(#[from] Unsupported),
+}
+
+/// A stream of the peer whose header is still unread.
+#[derive(Debug)]
+pub struct Knock {
+    send: SendStream,
+    receive: RecvStream,
+    session: Session,
+    seat: Seat,
+}
+
+/// A stream of the peer, header read, answer owed.
+#[derive(Debug)]
+pub struct Incoming {
+    /// What the peer wants.
+    pub header: StreamHeader,
+    sender: Sender,
+    receiver: Receiver,
+    seat: Seat,
+}
+
+/// Counts a stream of the peer while it lives.
+#[derive(Debug)]
+pub struct Seat(Session);
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.0.0.credit.leave();
+    }
+}
+
+impl Knock {
+    pub(super) fn new(send: SendStream, receive: RecvStream, session: Session) -> Self {
+        if let Some(more) = session.0.credit.enter() {
+            session.0.connection.allow_streams(more);
+        }
+        Self { send, receive, seat: Seat(session.clone()), session }
+    }
+
+    /// Reads the header; a stream that is too slow or makes no sense is reset and gone. [STR-1] [STR-3]
+    pub async fn header(mut self, limit: Duration) -> Result<Incoming, OpenError> {
+        let mut frames = FrameReader::new(self.receive, HEADER_LIMIT);
+        let read = tokio::time::timeout(limit, frames.next::<StreamHeader>()).await;
+        let header = match read {
+            Ok(Ok(header)) => {
+                check_version(header.version, &header.requires).map(|()| header).map_err(Into::into)
+            }
+            Ok(Err(ReceiveFrameError::Stream(error))) => {
+                Err(OpenError::Lost { reason: error.to_string() })
+            }
+            Ok(Err(error)) => Err(OpenError::Malformed(error.to_string())),
+            Err(_) => Err(OpenError::TooSlow),
+        };
+        let (mut receive, payload) = frames.into_parts();
+        let header = header.inspect_err(|error| {
+            let code = number(match error {
+                OpenError::TooSlow => Code::TooSlow,
+                OpenError::Unsupported(_) => Code::Unsupported,
+                _ => Code::Protocol,
+            });
+            let _ = self.send.reset(code);
+            let _ = receive.stop(code);
+        })?;
+        let ledger = &self.session.0.ledger;
+        let sender = Sender::new(self.send, ledger, header.token);
+        let receiver = Receiver::with_payload(receive, ledger, header.token, payload);
+        Ok(Incoming { header, sender, receiver, seat: self.seat })
+    }
+}
+
+impl Incoming {
+    /// Says yes; the payload follows. [STR-4]
+    pub async fn admit(mut self) -> Result<(Sender, Receiver, Seat), SendError> {
+        self.sender.send_header(&StreamAnswer::default(), Bytes::new()).await?;
+        Ok((self.sender, self.receiver, self.seat))
+    }
+
+    /// Says no, and why; the peer's payload is not wanted. [STR-4]
+    pub async fn refuse(mut self, code: Code, message: &str) {
+        let answer = StreamAnswer { code: code.number() as u32, message: message.to_owned() };
+        if self.sender.send_header(&answer, Bytes::new()).await.is_ok() {
+            self.sender.finish();
+        }
+        self.receiver.stop(code);
+    }
+}
+
+impl From<ConnectionError> for OpenError {
+    fn from(error: ConnectionError) -> Self {
+        Self::Lost { reason: Ended::from(&error).reason }
+    }
+}
+
+impl From<SendError> for OpenError {
+    fn from(error: SendError) -> Self {
+        Self::Lost { reason: error.to_string() }
+    }
+}
+
+/// A stream header or answer. [SES-2]
+pub(super) const HEADER_LIMIT: usize = 1 << 10;

@@ -1,0 +1,159 @@
+//! The receiving direction of a stream, which keeps accounts of what a socket took.
+
+use std::collections::VecDeque;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Bytes, BytesMut};
+
+use super::Ended;
+use super::incoming::HEADER_LIMIT;
+use super::ledger::{Ledger, Mark};
+use super::sender::number;
+use crate::transport::{ReadError, RecvStream};
+use crate::wire::{Code, Framed, StreamAnswer, decode, split_frame};
+
+/// Bytes cannot be received any more.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ReceiveError {
+    /// The peer broke the stream off, and says why.
+    #[error("{0}")]
+    Reset(Code),
+    /// The peer did not serve the stream. [STR-4]
+    #[error("{message}")]
+    Refused {
+        /// Why.
+        code: Code,
+        /// For people.
+        message: String,
+    },
+    /// The peer broke the rules.
+    #[error("the other end broke the protocol: {0}")]
+    Protocol(String),
+    /// The session is gone.
+    #[error("the session was lost: {0}")]
+    Lost(String),
+}
+
+/// The receiving direction. The bytes' way ends at a socket: [`Receiver::delivered`] tells how far they got.
+#[derive(Debug)]
+pub struct Receiver {
+    stream: RecvStream,
+    ledger: Arc<Ledger>,
+    mark: Arc<Mark>,
+    head: Head,
+}
+
+#[derive(Debug)]
+enum Head {
+    /// The peer's answer has yet to come; what has come of it.
+    Answer(BytesMut),
+    /// Payload that came with the header.
+    Payload(Bytes),
+    /// Everything else is payload.
+    Passed,
+}
+
+impl Receiver {
+    pub(super) fn expecting_answer(stream: RecvStream, ledger: &Arc<Ledger>, token: u64) -> Self {
+        Self::new(stream, ledger, token, Head::Answer(BytesMut::new()))
+    }
+
+    pub(super) fn with_payload(
+        stream: RecvStream,
+        ledger: &Arc<Ledger>,
+        token: u64,
+        payload: Bytes,
+    ) -> Self {
+        Self::new(stream, ledger, token, Head::Payload(payload))
+    }
+
+    fn new(stream: RecvStream, ledger: &Arc<Ledger>, token: u64, head: Head) -> Self {
+        Self { stream, mark: ledger.mark(token), ledger: Arc::clone(ledger), head }
+    }
+
+    /// Takes what has come out of QUIC and appends it to `queue`: the number of bytes, or `None` at the end of the
+    /// direction. The peer's answer is read on the way and is no payload. [STR-20]
+    pub fn poll_receive(
+        &mut self,
+        cx: &mut Context<'_>,
+        queue: &mut VecDeque<Bytes>,
+    ) -> Poll<Result<Option<usize>, ReceiveError>> {
+        if let Head::Payload(first) = &mut self.head {
+            let first = std::mem::take(first);
+            self.head = Head::Passed;
+            if !first.is_empty() {
+                let length = first.len();
+                queue.push_back(first);
+                return Poll::Ready(Ok(Some(length)));
+            }
+        }
+        loop {
+            // The future holds nothing between polls: quinn keeps the waker by stream. An idle stream pins no buffers.
+            let mut chunks = [const { Bytes::new() }; CHUNKS];
+            let read = ready!(pin!(self.stream.read_chunks(&mut chunks)).poll(cx))?;
+            let Some(count) = read else {
+                return Poll::Ready(match self.head {
+                    Head::Answer(_) => {
+                        Err(ReceiveError::Protocol("the stream ended before its answer".to_owned()))
+                    }
+                    _ => Ok(None),
+                });
+            };
+            let mut length = 0;
+            for chunk in chunks.into_iter().take(count) {
+                let payload = self.after_answer(chunk)?;
+                if !payload.is_empty() {
+                    length += payload.len();
+                    queue.push_back(payload);
+                }
+            }
+            if length > 0 {
+                return Poll::Ready(Ok(Some(length)));
+            }
+        }
+    }
+
+    /// What of a chunk is payload.
+    fn after_answer(&mut self, chunk: Bytes) -> Result<Bytes, ReceiveError> {
+        let Head::Answer(buffer) = &mut self.head else { return Ok(chunk) };
+        buffer.extend_from_slice(&chunk);
+        let malformed = |error: crate::wire::FrameError| ReceiveError::Protocol(error.to_string());
+        let Framed::Whole(frame) = split_frame(buffer, HEADER_LIMIT).map_err(malformed)? else {
+            return Ok(Bytes::new());
+        };
+        let answer: StreamAnswer = decode(frame).map_err(malformed)?;
+        if answer.code != 0 {
+            let code = Code::from_number(answer.code.into());
+            return Err(ReceiveError::Refused { code, message: answer.message });
+        }
+        let rest = std::mem::take(buffer).freeze();
+        self.head = Head::Passed;
+        Ok(rest)
+    }
+
+    /// The socket took the payload up to `offset`, counted from the stream's start. [STR-20]
+    pub fn delivered(&self, offset: u64) {
+        self.ledger.delivered(&self.mark, offset);
+    }
+
+    /// Wants no more bytes. [STR-6]
+    pub fn stop(&mut self, code: Code) {
+        // An error means that the direction has ended already.
+        let _ = self.stream.stop(number(code));
+    }
+}
+
+impl From<ReadError> for ReceiveError {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Reset(code) => Self::Reset(Code::from_number(code.into_inner())),
+            ReadError::ConnectionLost(error) => Self::Lost(Ended::from(&error).reason),
+            other => Self::Protocol(other.to_string()),
+        }
+    }
+}
+
+/// Chunks of one read, a packet's payload each; an array on the stack, 2 KiB.
+const CHUNKS: usize = 64;

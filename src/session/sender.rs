@@ -1,0 +1,190 @@
+//! The sending direction of a stream, which stays within its window.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+
+use super::Ended;
+use super::ledger::{Ledger, Outgoing};
+use super::window::Growth;
+use crate::transport::{SendStream, VarInt, WriteError};
+use crate::wire::{Code, encode};
+
+/// Bytes cannot be sent any more.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SendError {
+    /// The peer wants no more, and says why.
+    #[error("{0}")]
+    Stopped(Code),
+    /// The session is gone.
+    #[error("the session was lost: {0}")]
+    Lost(String),
+}
+
+/// The sending direction. At most a window of undelivered bytes leaves; see [`Sender::room`].
+#[derive(Debug)]
+pub struct Sender {
+    stream: SendStream,
+    ledger: Arc<Ledger>,
+    account: Arc<Outgoing>,
+    token: u64,
+    sent: u64,
+    growth: Growth,
+    /// Whether the session's budget, not this stream's window, is what bounds it.
+    shared: bool,
+}
+
+impl Sender {
+    pub(super) fn new(stream: SendStream, ledger: &Arc<Ledger>, token: u64) -> Self {
+        let growth = Growth::new(ledger.window_initial, ledger.window_max);
+        Self {
+            stream,
+            ledger: Arc::clone(ledger),
+            account: ledger.enter(token),
+            token,
+            sent: 0,
+            growth,
+            shared: false,
+        }
+    }
+
+    /// Header and first payload in one piece, so that they share a packet. [STR-2]
+    pub(super) async fn send_header(
+        &mut self,
+        header: &impl prost::Message,
+        payload: Bytes,
+    ) -> Result<(), SendError> {
+        let mut head =
+            BytesMut::with_capacity(64 + if payload.len() <= SMALL { payload.len() } else { 0 });
+        encode(header, &mut head);
+        self.ledger.sent(&self.account, payload.len() as u64);
+        self.sent += payload.len() as u64;
+        if payload.len() <= SMALL {
+            head.extend_from_slice(&payload);
+            return Ok(self.stream.write_chunk(head.freeze()).await?);
+        }
+        Ok(self.stream.write_all_chunks(&mut [head.freeze(), payload]).await?)
+    }
+
+    /// How many bytes may be sent right now. Zero: wait for [`Sender::more_room`].
+    pub fn room(&mut self) -> usize {
+        let delivered = self.account.delivered.load(Ordering::Relaxed);
+        if self.growth.is_due(delivered) {
+            self.growth.delivered(delivered, Instant::now(), self.ledger.rtt());
+        }
+        let own = self.sent - delivered;
+        let allowance = self.ledger.allowance(self.growth.window(), own);
+        self.shared = allowance < self.growth.window();
+        usize::try_from(allowance.saturating_sub(own)).unwrap_or(usize::MAX)
+    }
+
+    /// Waits until the far socket has taken some bytes, or the session is gone. Cancel-safe.
+    pub async fn more_room(&mut self) -> Result<(), SendError> {
+        self.growth.held_back();
+        let changed = self.account.changed.notified();
+        if self.shared {
+            // What holds this stream back is the others' use of the budget, of which nobody reports here.
+            let _ = tokio::time::timeout(LOOK_AGAIN, changed).await;
+        } else {
+            changed.await;
+        }
+        if self.ledger.is_closed() { Err(self.lost()) } else { Ok(()) }
+    }
+
+    /// Sends bytes; waits while QUIC's own windows are full. The caller keeps within [`Sender::room`]. Not
+    /// cancel-safe.
+    pub async fn send(&mut self, bytes: Bytes) -> Result<(), SendError> {
+        let length = bytes.len() as u64;
+        self.ledger.sent(&self.account, length);
+        self.sent += length;
+        self.growth.sent(self.sent, Instant::now());
+        Ok(self.stream.write_chunk(bytes).await?)
+    }
+
+    /// Says that no more bytes follow. [STR-5]
+    pub fn finish(&mut self) {
+        // An error means that the peer has stopped the stream, which its reader hears of.
+        let _ = self.stream.finish();
+    }
+
+    /// Breaks the direction off. [STR-6]
+    pub fn reset(&mut self, code: Code) {
+        let _ = self.stream.reset(number(code));
+    }
+
+    /// Waits until the far socket has taken every byte, or the peer wants no more.
+    pub async fn settled(&mut self) -> Result<(), SendError> {
+        let stopped = self.stream.stopped();
+        let mut stopped = pin!(stopped);
+        let mut acknowledged = false;
+        loop {
+            let delivered = self.account.delivered.load(Ordering::Relaxed);
+            if delivered >= self.sent {
+                return Ok(());
+            }
+            if self.ledger.is_closed() {
+                return Err(self.lost());
+            }
+            tokio::select! {
+                () = self.account.changed.notified() => {}
+                end = &mut stopped, if !acknowledged => match end {
+                    Ok(Some(code)) => return Err(SendError::Stopped(Code::from_number(code.into_inner()))),
+                    // Everything is acknowledged, which is not yet delivered.
+                    Ok(None) => acknowledged = true,
+                    Err(_) => return Err(self.lost()),
+                },
+            }
+        }
+    }
+
+    /// Waits until the peer wants no more bytes, and tells why; for who has nothing to send and must notice.
+    /// Pends for ever on a direction that was finished and acknowledged. Cancel-safe.
+    pub fn stopped(&self) -> impl Future<Output = SendError> + 'static {
+        let stopped = self.stream.stopped();
+        let ledger = Arc::clone(&self.ledger);
+        async move {
+            match stopped.await {
+                Ok(Some(code)) => SendError::Stopped(Code::from_number(code.into_inner())),
+                Ok(None) => std::future::pending().await,
+                Err(_) => lost(&ledger),
+            }
+        }
+    }
+
+    fn lost(&self) -> SendError {
+        lost(&self.ledger)
+    }
+}
+
+impl Drop for Sender {
+    fn drop(&mut self) {
+        self.ledger.leave(self.token);
+    }
+}
+
+fn lost(ledger: &Ledger) -> SendError {
+    SendError::Lost(ledger.end_reason())
+}
+
+impl From<WriteError> for SendError {
+    fn from(error: WriteError) -> Self {
+        match error {
+            WriteError::Stopped(code) => Self::Stopped(Code::from_number(code.into_inner())),
+            WriteError::ConnectionLost(error) => Self::Lost(Ended::from(&error).reason),
+            WriteError::ClosedStream | WriteError::ZeroRttRejected => Self::Stopped(Code::Done),
+        }
+    }
+}
+
+/// A code as QUIC carries it.
+pub(super) fn number(code: Code) -> VarInt {
+    VarInt::from_u64(code.number()).unwrap_or(VarInt::MAX)
+}
+
+/// Up to here a copy is cheaper than a second chunk.
+const SMALL: usize = 4 << 10;
+/// Another stream's bytes were delivered: room here that nobody reports here.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
