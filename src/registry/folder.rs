@@ -345,7 +345,7 @@ mod tests {
     #[test]
     fn h78_a_record_whose_pid_is_a_sleep_now_is_of_a_dead_process() {
         let (_home, registry, claim) = registry();
-        let mut sleep = std::process::Command::new("sleep").arg("60").spawn().expect("sleep");
+        let mut sleep = super::super::process::tests::a_later_process();
         // The pid is another's although the lock is held: as if somebody else took the lock this instant.
         let mut record = claim.record().clone();
         record.pid = sleep.id();

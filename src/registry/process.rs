@@ -88,14 +88,28 @@ const STATE: usize = 3;
 const START_TIME: usize = 22;
 
 #[cfg(all(test, target_os = "linux"))]
-mod tests {
+pub(super) mod tests {
     use super::*;
+
+    /// A process that started in another clock tick than this one: within a tick, starts look alike.
+    #[cfg(target_os = "linux")]
+    pub(in crate::registry) fn a_later_process() -> std::process::Child {
+        let own = own_start();
+        loop {
+            let mut sleep = std::process::Command::new("sleep").arg("60").spawn().expect("sleep");
+            if start_of(sleep.id()) != own {
+                return sleep;
+            }
+            sleep.kill().expect("killed");
+            sleep.wait().expect("gone");
+        }
+    }
 
     #[test]
     fn h78_a_pid_that_was_given_away_is_not_our_process() {
         let own = own_start().expect("a start");
         assert_eq!(presence(std::process::id(), Some(&own)), Presence::Running);
-        let mut sleep = std::process::Command::new("sleep").arg("60").spawn().expect("sleep");
+        let mut sleep = a_later_process();
         let pid = sleep.id();
         assert_eq!(presence(pid, Some(&own)), Presence::Gone, "it is a sleep now");
         assert!(!kill(pid, Some(&own)).expect("asked"), "another process is never killed");

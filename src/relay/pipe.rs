@@ -15,7 +15,7 @@ use super::Settings;
 use super::queue::Queue;
 use super::socket::poll_read;
 use crate::ends::reset;
-use crate::session::{ReceiveError, Receiver, SendError, Sender};
+use crate::session::{InFlight, ReceiveError, Receiver, SendError, Sender};
 use crate::wire::Code;
 
 /// Bytes moved so far; read by `list` while the connection lives.
@@ -25,6 +25,8 @@ pub struct Counters {
     pub sent: AtomicU64,
     /// From the stream into the socket.
     pub received: AtomicU64,
+    /// Out of the stream and waiting for the socket.
+    waiting: AtomicU64,
 }
 
 impl Counters {
@@ -100,16 +102,17 @@ pub async fn pipe(
     counters: &Counters,
     stop: &CancellationToken,
 ) -> Transferred {
+    let in_flight = sender.in_flight();
     let ended_by = {
         let (reading, writing) = socket.split();
         let mut upload = pin!(upload(reading, &mut sender, settings, &counters.sent));
-        let mut download = pin!(download(writing, &mut receiver, settings, &counters.received));
+        let mut download = pin!(download(writing, &mut receiver, settings, counters));
         let (mut up, mut down) = (false, false);
         loop {
             let end = tokio::select! {
                 end = &mut upload, if !up => { up = true; end }
                 end = &mut download, if !down => { down = true; end }
-                () = silence(counters, settings), if up != down => Err(EndedBy::Abandoned),
+                () = silence(counters, &in_flight, settings), if up != down => Err(EndedBy::Abandoned),
                 () = stop.cancelled() => Err(EndedBy::Killed),
             };
             match end {
@@ -131,12 +134,14 @@ pub async fn pipe(
     }
 }
 
-/// Returns when no byte has moved for the linger. [STR-8]
-async fn silence(counters: &Counters, settings: &Settings) {
+/// Returns when no byte has moved for the linger and none is on its way: a reader that takes its time is not silent.
+/// [STR-8]
+async fn silence(counters: &Counters, in_flight: &InFlight, settings: &Settings) {
     loop {
         let before = counters.total();
         tokio::time::sleep(settings.linger).await;
-        if counters.total() == before {
+        let under_way = in_flight.bytes() + counters.waiting.load(Ordering::Relaxed);
+        if counters.total() == before && under_way == 0 {
             return;
         }
     }
@@ -197,12 +202,14 @@ async fn download(
     mut socket: WriteHalf<'_>,
     receiver: &mut Receiver,
     settings: &Settings,
-    moved: &AtomicU64,
+    counters: &Counters,
 ) -> Result<(), EndedBy> {
     let mut queue = Queue::default();
     let mut ended = false;
-    poll_fn(|cx| poll_download(&mut socket, receiver, &mut queue, &mut ended, settings, moved, cx))
-        .await?;
+    poll_fn(|cx| {
+        poll_download(&mut socket, receiver, &mut queue, &mut ended, settings, counters, cx)
+    })
+    .await?;
     socket.shutdown().await.map_err(|error| EndedBy::Socket(error.to_string()))
 }
 
@@ -212,7 +219,7 @@ fn poll_download(
     queue: &mut Queue,
     ended: &mut bool,
     settings: &Settings,
-    moved: &AtomicU64,
+    counters: &Counters,
     cx: &mut Context<'_>,
 ) -> Poll<Result<(), EndedBy>> {
     for _ in 0..TURNS {
@@ -227,6 +234,7 @@ fn poll_download(
             drained |= *ended || queue.bytes() >= QUEUE_LIMIT;
         }
         if queue.is_empty() {
+            counters.waiting.store(0, Ordering::Relaxed);
             queue.rest();
             return if *ended { Poll::Ready(Ok(())) } else { Poll::Pending };
         }
@@ -235,11 +243,13 @@ fn poll_download(
         match Pin::new(&mut *socket).poll_write_vectored(cx, &slices[..count]) {
             Poll::Ready(Ok(written)) => {
                 queue.advance(written);
-                let total = moved.fetch_add(written as u64, Ordering::Relaxed) + written as u64;
+                let total =
+                    counters.received.fetch_add(written as u64, Ordering::Relaxed) + written as u64;
                 receiver.delivered(total);
             }
             Poll::Ready(Err(error)) => return Poll::Ready(Err(EndedBy::Socket(error.to_string()))),
             Poll::Pending => {
+                counters.waiting.store(queue.bytes() as u64, Ordering::Relaxed);
                 if queue.chunks.len() - waiting > STALLED {
                     queue.gather();
                 }

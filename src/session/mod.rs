@@ -26,7 +26,7 @@ pub use frames::ReceiveFrameError;
 pub use handshake::{HandshakeError, Introduction, initiate};
 pub use incoming::{Incoming, Knock, OpenError};
 pub use receiver::{ReceiveError, Receiver};
-pub use sender::{SendError, Sender};
+pub use sender::{InFlight, SendError, Sender};
 
 use crate::transport::{Connection, PathStats};
 use crate::tunnel::Identity;

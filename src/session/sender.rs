@@ -37,6 +37,18 @@ pub struct Sender {
     shared: bool,
 }
 
+/// What one direction has sent and the far socket has not taken.
+#[derive(Clone, Debug)]
+pub struct InFlight(Arc<Outgoing>);
+
+impl InFlight {
+    /// Bytes under way, or in the far end's queue.
+    pub fn bytes(&self) -> u64 {
+        let delivered = self.0.delivered.load(Ordering::Relaxed);
+        self.0.sent.load(Ordering::Relaxed).saturating_sub(delivered)
+    }
+}
+
 impl Sender {
     pub(super) fn new(stream: SendStream, ledger: &Arc<Ledger>, token: u64) -> Self {
         let growth = Growth::new(ledger.window_initial, ledger.window_max);
@@ -67,6 +79,11 @@ impl Sender {
             return Ok(self.stream.write_chunk(head.freeze()).await?);
         }
         Ok(self.stream.write_all_chunks(&mut [head.freeze(), payload]).await?)
+    }
+
+    /// A view of what is under way, for who has lent the sender to somebody else.
+    pub fn in_flight(&self) -> InFlight {
+        InFlight(Arc::clone(&self.account))
     }
 
     /// How many bytes may be sent right now. Zero: wait for [`Sender::more_room`].
