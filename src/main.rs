@@ -1,1 +1,7 @@
-fn main() {}
+//! The command `conduit`: everything is in the library.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    conduit::cli::main()
+}

@@ -1,0 +1,137 @@
+//! `conduit kill`: ends tunnels, or cuts one connection.
+
+use std::time::Duration;
+
+use serde_json::json;
+use tokio::task::JoinSet;
+
+use super::context::{ANSWER, Context};
+use super::report::{as_json, warn};
+use super::running::{find, living};
+use crate::fleet::{self, DRAIN, Ending, Failure, Kind, exit};
+use crate::registry::{Record, Request, ask};
+
+/// Options of `kill`.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = EXAMPLES, group = clap::ArgGroup::new("what").required(true).multiple(false))]
+pub(super) struct Args {
+    /// The tunnel, by name or id; can be given several times
+    #[arg(short, long, value_name = "NAME|ID", group = "what", num_args = 1..)]
+    tunnel: Vec<String>,
+    /// One connection, by the id that `list --connections` shows
+    #[arg(short, long, value_name = "ID", group = "what")]
+    connection: Option<String>,
+    /// Every tunnel of this machine (not the router)
+    #[arg(short, long, group = "what")]
+    all: bool,
+    /// How long open connections may finish [default: 30s]
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, conflicts_with = "force")]
+    drain: Option<Duration>,
+    /// At once: open connections are reset
+    #[arg(long)]
+    force: bool,
+}
+
+pub(super) fn run(args: &Args, context: &Context) -> Result<u8, Failure> {
+    if let Some(connection) = &args.connection {
+        return cut(connection, context);
+    }
+    let drain = if args.force { Duration::ZERO } else { args.drain.unwrap_or(DRAIN) };
+    let registry = context.existing_registry()?;
+    let records = if args.all {
+        find(context)?.tunnels
+    } else {
+        let found = args.tunnel.iter().map(|name| living(registry.as_ref(), name));
+        found.collect::<Result<Vec<_>, _>>()?
+    };
+    let Some(registry) = registry.filter(|_| !records.is_empty()) else {
+        if !context.json && !context.quiet {
+            context.line("no tunnel runs")?;
+        }
+        return show(&[], context);
+    };
+    let ended = context.block_on(async {
+        let mut work = JoinSet::new();
+        for record in records {
+            let registry = registry.clone();
+            work.spawn(async move {
+                let ending = fleet::stop(&registry, &record, drain).await;
+                (record, ending)
+            });
+        }
+        Ok(work.join_all().await)
+    })?;
+    show(&ended, context)
+}
+
+/// Shows how each ended: the same for `kill` and `down`. Returns the exit code.
+pub(super) fn show(
+    ended: &[(Record, Result<Ending, Failure>)],
+    context: &Context,
+) -> Result<u8, Failure> {
+    let mut code = 0;
+    let mut documents = Vec::new();
+    for (record, ending) in ended {
+        let (word, reason) = match ending {
+            Ok(Ending::Stopped) => ("stopped", None),
+            Ok(Ending::Gone) => ("was gone already", None),
+            Ok(Ending::Forced(why)) => {
+                code = exit::UNAVAILABLE;
+                ("killed", Some(why.clone()))
+            }
+            Err(failure) => {
+                code = failure.exit;
+                if context.json {
+                    warn(&as_json(failure));
+                }
+                ("not ended", Some(failure.to_string()))
+            }
+        };
+        if context.json {
+            documents.push(json!({"id": record.tunnel_id, "name": record.name, "pid": record.pid,
+                "outcome": word, "reason": reason}));
+        } else if context.quiet {
+            context.line(record.tunnel_id.as_str())?;
+        } else {
+            let reason = reason.map(|reason| format!(": {reason}")).unwrap_or_default();
+            context.line(&format!("  {}   {word}{reason}", record.tunnel_id))?;
+        }
+    }
+    if context.json {
+        context.document(&json!({"schema": "conduit.kill/1", "tunnels": documents}))?;
+    }
+    Ok(code)
+}
+
+fn cut(connection: &str, context: &Context) -> Result<u8, Failure> {
+    let Some((tunnel, _)) = connection.rsplit_once('/') else {
+        let message = format!("{connection:?} is no connection: it is <tunnel id>/<number>");
+        return Err(Failure::usage(message).with_hint("`conduit list --connections` shows them"));
+    };
+    let record = living(context.existing_registry()?.as_ref(), tunnel)?;
+    let request = Request::KillConnection { id: connection.to_owned() };
+    context.block_on(async { Ok(ask(&record, &request, ANSWER).await?) }).map_err(
+        |failure: Failure| {
+            if failure.code == "not_found" {
+                Failure::new(Kind::Tunnel, "not_found", format!("no connection {connection}"))
+                    .with_hint("`conduit list --connections` shows them")
+            } else {
+                failure
+            }
+        },
+    )?;
+    if context.json {
+        let cut = json!({"schema": "conduit.kill/1", "tunnels": [], "connection": connection});
+        return context.document(&cut).map(|()| 0);
+    }
+    context.line(&format!("  {connection}   reset")).map(|()| 0)
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  conduit kill --tunnel web                 open connections may finish for 30 s
+  conduit kill --tunnel web --drain 5m
+  conduit kill --all --force                at once
+  conduit kill --connection web-1a2b/7      one connection, the tunnel stays
+
+Returns when the process is gone and its port is free; exits 69 when it had to be killed.";

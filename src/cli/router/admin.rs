@@ -1,0 +1,54 @@
+//! Asks the running router; where none runs, works on its store.
+
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::place;
+use crate::cli::context::Context;
+use crate::cli::running::find;
+use crate::config::Overrides;
+use crate::fleet::{Failure, Kind};
+use crate::registry::{Request, ask};
+use crate::router::Admin;
+
+/// An answer, and whether a running router gave it.
+#[derive(Debug)]
+pub(super) struct Answer<T> {
+    pub(super) value: T,
+    pub(super) router_runs: bool,
+    /// No address that tickets carry can be reached from outside the private network.
+    pub(super) all_private: bool,
+}
+
+/// Asks for something that only an operator may ask for.
+pub(super) fn administer<T: DeserializeOwned>(
+    request: Request,
+    context: &Context,
+) -> Result<Answer<T>, Failure> {
+    let router = find(context)?.routers.into_iter().next();
+    let (value, router_runs, all_private) = context.block_on(async {
+        if let Some(record) = router {
+            return Ok((ask(&record, &request, PATIENCE).await?, true, false));
+        }
+        let home = context.home()?;
+        let config = place::load(None, &Overrides::new(), context)?;
+        let keypair = place::keypair(&config, &home)?;
+        let store = place::store(&home)?;
+        let advertised = place::addresses(&config, config.bind.socket_addr(), &home)?;
+        let admin = Admin::offline(store, keypair.identity(), advertised.addresses);
+        Ok((admin.handle(request).await?, false, advertised.all_private))
+    })?;
+    Ok(Answer { value: read(value)?, router_runs, all_private })
+}
+
+fn read<T: DeserializeOwned>(value: Value) -> Result<T, Failure> {
+    serde_json::from_value(value).map_err(|error| {
+        let message = format!("the router's answer is none that this version reads: {error}");
+        Failure::new(Kind::System, "answer", message)
+    })
+}
+
+/// The router's store is on a disk, and another process may hold its lock for a moment.
+const PATIENCE: Duration = Duration::from_secs(10);

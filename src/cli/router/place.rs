@@ -1,0 +1,92 @@
+//! What a router keeps in `CONDUIT_HOME/router`, and where it is found.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use crate::cli::context::Context;
+use crate::config::{FileKind, Home, Overrides, RouterConfig};
+use crate::files;
+use crate::fleet::{Failure, Kind};
+use crate::identity::{Keypair, random_bytes};
+use crate::router::{Advertised, advertised};
+use crate::store::Store;
+use crate::transport::Secrets;
+use crate::tunnel::HostPort;
+
+/// The configuration: the file that was named, else `router.toml` in the home when there is one.
+pub(super) fn load(
+    file: Option<&Path>,
+    overrides: &Overrides,
+    context: &Context,
+) -> Result<RouterConfig, Failure> {
+    let own = context.home()?.config_file(FileKind::Router);
+    let file: Option<PathBuf> =
+        file.map(Path::to_owned).or_else(|| Some(own).filter(|path| path.is_file()));
+    Ok(RouterConfig::load(file.as_deref(), &context.environment, overrides)?.config)
+}
+
+/// The router's key; made at the first use unless somebody named another one.
+pub(super) fn keypair(config: &RouterConfig, home: &Home) -> Result<Keypair, Failure> {
+    if config.private_key_named {
+        return Ok(Keypair::load_mounted(&config.private_key_path)?.0);
+    }
+    folder(home)?;
+    Ok(Keypair::load_or_create(&config.private_key_path)?.0)
+}
+
+/// The control database.
+pub(super) fn store(home: &Home) -> Result<Store, Failure> {
+    folder(home)?;
+    Ok(Store::open(&home.router_store())?)
+}
+
+/// What makes clients notice a restart within a round trip; made at the first start.
+pub(super) fn secrets(home: &Home) -> Result<Secrets, Failure> {
+    folder(home)?;
+    let path = home.router_secrets();
+    let seed: [u8; Secrets::LEN] = random_bytes()?;
+    match files::create_private(&path, &seed) {
+        Ok(()) => return Ok(Secrets::from_seed(seed)),
+        Err(error) if error.already_exists() => {}
+        Err(error) => return Err(error.into()),
+    }
+    let bytes = files::read_private(&path, Secrets::LEN as u64)?;
+    let seed: [u8; Secrets::LEN] = bytes.try_into().map_err(|_| {
+        let message = format!("{} has not {} bytes", path.display(), Secrets::LEN);
+        Failure::new(Kind::Config, "secrets", message)
+            .with_hint("remove it: the next start makes a new one, and connected clients reconnect")
+    })?;
+    Ok(Secrets::from_seed(seed))
+}
+
+/// What tickets carry: what the configuration says (which is remembered), else what was remembered, else the
+/// addresses of this machine's interfaces.
+pub(super) fn addresses(
+    config: &RouterConfig,
+    bind: SocketAddr,
+    home: &Home,
+) -> Result<Advertised, Failure> {
+    let path = home.router_dir().join("advertise");
+    let written: Vec<HostPort> = if config.advertise.is_empty() {
+        remembered(&path)
+    } else {
+        folder(home)?;
+        let lines: Vec<String> = config.advertise.iter().map(ToString::to_string).collect();
+        files::replace(&path, (lines.join("\n") + "\n").as_bytes())?;
+        config.advertise.clone()
+    };
+    if written.is_empty() {
+        return Ok(advertised(None, bind));
+    }
+    Ok(Advertised { addresses: written, all_private: false })
+}
+
+fn remembered(path: &Path) -> Vec<HostPort> {
+    let bytes = files::read_private(path, 4096).unwrap_or_default();
+    String::from_utf8_lossy(&bytes).lines().filter_map(|line| line.trim().parse().ok()).collect()
+}
+
+fn folder(home: &Home) -> Result<(), Failure> {
+    files::create_private_dir(home.root())?;
+    Ok(files::create_private_dir(&home.router_dir())?)
+}

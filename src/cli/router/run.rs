@@ -1,0 +1,273 @@
+//! `conduit router`: runs the router in the foreground.
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::invite::PRIVATE;
+use super::place;
+use crate::cli::context::{Context, signals};
+use crate::cli::report::warn;
+use crate::cli::service::{self, System};
+use crate::config::{Home, Logging, Overrides, RouterConfig};
+use crate::ends::DialSettings;
+use crate::fleet::{DRAIN, Failure, Kind, Signals, Tuning, pin_to_processors, serve_control};
+use crate::registry::{self, Claim, InviteParams, NewRecord, RecordConfig, Registry};
+use crate::router::{self, Advertised, Running};
+use crate::store::Store;
+use crate::task::Tasks;
+use crate::telemetry::{self, LogControl, LogFormat, LogOutput, LogSettings};
+use crate::tunnel::{BindAddr, HostPort, TunnelState};
+
+/// Options of `router` itself.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Where the router listens, UDP [default: 0.0.0.0:9999]
+    #[arg(long, value_name = "ADDR:PORT")]
+    bind: Option<BindAddr>,
+    /// Where clients find the router: what tickets carry; remembered [default: this machine's addresses]
+    #[arg(long, value_name = "HOST:PORT")]
+    advertise: Vec<HostPort>,
+    /// The configuration file [default: router.toml in CONDUIT_HOME]
+    #[arg(short, long, value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// Print a service file that runs the router with the machine, and start nothing
+    #[arg(long, value_name = "SYSTEM")]
+    service_file: Option<System>,
+}
+
+pub(super) fn run(args: &Args, context: &Context) -> Result<u8, Failure> {
+    let config = place::load(args.file.as_deref(), &args.overrides(), context)?;
+    if let Some(system) = args.service_file {
+        return print_service(args, &config, system, context);
+    }
+    if let Err(error) = pin_to_processors(&config.performance.cpu_affinity) {
+        let processors = &config.performance.cpu_affinity;
+        warn(&format!("warning: cannot run on the processors {processors:?}: {error}"));
+    }
+    context.block_on_threads(config.performance.threads, async {
+        let signals = signals()?;
+        let registry = context.registry()?;
+        registry.purge_ended(Registry::KEEP_ENDED);
+        let claim = registry.claim(record(&config)?)?;
+        let started = start(&config, &claim, context).await;
+        match started {
+            Ok(started) => started.serve(claim, signals, context).await.map(|()| 0),
+            Err(failure) => {
+                // What failed is what the person sees; a record without an end says "died" later.
+                let _ = claim.end(TunnelState::Failed, Some(failure.to_string()));
+                Err(failure)
+            }
+        }
+    })
+}
+
+struct Started {
+    running: Running,
+    control: registry::ControlListener,
+    log: LogControl,
+    store: Store,
+    advertised: Advertised,
+}
+
+async fn start(
+    config: &RouterConfig,
+    claim: &Claim,
+    context: &Context,
+) -> Result<Started, Failure> {
+    let home = context.home()?;
+    let log = telemetry::init(&log_settings(&config.logging))?;
+    let keypair = Arc::new(place::keypair(config, &home)?);
+    let store = place::store(&home)?;
+    let bind = config.bind.socket_addr();
+    let advertised = place::addresses(config, bind, &home)?;
+    let control = claim.listen()?;
+    let settings = settings(config, &home, claim, keypair, store.clone(), &advertised)?;
+    let running = router::start(settings).await?;
+    // With port 0 the real one is known only now, and nothing was advertised yet.
+    let advertised = if bind.port() == 0 && config.advertise.is_empty() {
+        place::addresses(config, running.local_addr(), &home)?
+    } else {
+        advertised
+    };
+    Ok(Started { running, control, log, store, advertised })
+}
+
+fn settings(
+    config: &RouterConfig,
+    home: &Home,
+    claim: &Claim,
+    keypair: Arc<crate::identity::Keypair>,
+    store: Store,
+    advertised: &Advertised,
+) -> Result<router::Settings, Failure> {
+    let tuning = Tuning::new(&config.performance, &config.cipher_suites, config.post_quantum);
+    let mut session = tuning.session();
+    session.max_streams = u32::try_from(config.max_streams).unwrap_or(u32::MAX);
+    Ok(router::Settings {
+        id: claim.record().tunnel_id.clone(),
+        bind: config.bind.socket_addr(),
+        advertise: advertised.addresses.clone(),
+        keypair,
+        secrets: place::secrets(home)?,
+        store,
+        require_token: config.require_token,
+        max_clients: config.max_clients,
+        transport: tuning.transport(),
+        session,
+        relay: tuning.relay(),
+        dial: DialSettings {
+            timeout: config.dial_timeout,
+            nodelay: tuning.tcp_nodelay,
+            keepalive: tuning.tcp_keepalive,
+            ..DialSettings::default()
+        },
+    })
+}
+
+impl Started {
+    async fn serve(
+        self,
+        mut claim: Claim,
+        mut signals: Signals,
+        context: &Context,
+    ) -> Result<(), Failure> {
+        let bind = BindAddr::from(self.running.local_addr());
+        claim.update(|record| {
+            record.status = TunnelState::Ready;
+            record.config.bind = Some(bind);
+        })?;
+        let tasks = Tasks::new();
+        serve_control(self.control, self.running.calls(), self.log, &tasks);
+        announce(&self.running, &self.advertised, &self.store, context).await?;
+        tokio::select! {
+            _ = self.running.ended() => {}
+            () = signals.next() => {
+                warn("draining; a second signal ends at once");
+                tokio::select! {
+                    _ = self.running.shutdown(DRAIN) => {}
+                    () = signals.next() => { self.running.shutdown(Duration::ZERO).await; }
+                }
+            }
+        }
+        tasks.shutdown(FAREWELL).await;
+        Ok(claim.end(TunnelState::Stopped, None)?)
+    }
+}
+
+/// Says who and where the router is, and how the first client comes in.
+async fn announce(
+    running: &Running,
+    advertised: &Advertised,
+    store: &Store,
+    context: &Context,
+) -> Result<(), Failure> {
+    let (identity, bind) = (running.identity(), running.local_addr());
+    if context.json {
+        return context.document(&json!({"schema": "conduit.router/1", "identity": identity,
+            "bind": bind, "advertise": advertised.addresses, "pid": std::process::id()}));
+    }
+    if context.quiet {
+        return context.line(&identity.to_string());
+    }
+    let addresses: Vec<String> = advertised.addresses.iter().map(ToString::to_string).collect();
+    context.line(&format!("  identity   {identity}"))?;
+    context.line(&format!("  listening  {bind}/udp"))?;
+    context.line(&format!("  addresses  {}", addresses.join(", ")))?;
+    if advertised.all_private {
+        warn(PRIVATE);
+    }
+    if !store.clients().await?.is_empty() {
+        return Ok(());
+    }
+    context.line("")?;
+    // A ticket must not end up in a log that others read.
+    if !std::io::stdout().is_terminal() {
+        return context
+            .line("no client yet: `conduit router invite` prints a ticket for the first one");
+    }
+    let advertise = advertised.addresses.clone();
+    let invitation =
+        running.admin().invite(InviteParams { advertise, ..InviteParams::default() }).await?;
+    context.line(
+        "On the client (an owner: it may reach what this host reaches, loopback included):",
+    )?;
+    context.line("")?;
+    let ticket = &invitation.ticket;
+    context.line(&format!(
+        "  conduit start --join {ticket} --source HOST:PORT --bind 127.0.0.1:PORT"
+    ))?;
+    context.line("")?;
+    let until = &invitation.expires_at;
+    context.line(&format!(
+        "The ticket works once, until {until}; `conduit router invite` prints others."
+    ))
+}
+
+fn record(config: &RouterConfig) -> Result<NewRecord, Failure> {
+    let name = "router".parse().map_err(|error: crate::tunnel::NameError| {
+        Failure::new(Kind::System, "name", error.to_string())
+    })?;
+    Ok(NewRecord {
+        kind: registry::Kind::Router,
+        name,
+        config: RecordConfig { bind: Some(config.bind), ..RecordConfig::default() },
+        config_file: None,
+        config_hash: None,
+    })
+}
+
+fn log_settings(logging: &Logging) -> LogSettings {
+    LogSettings {
+        level: logging.level.clone(),
+        format: if logging.format.as_str() == "json" { LogFormat::Json } else { LogFormat::Text },
+        output: match &logging.file {
+            Some(path) => LogOutput::File {
+                path: path.clone(),
+                max_bytes: logging.max_size,
+                keep: logging.keep,
+            },
+            None => LogOutput::Stderr,
+        },
+    }
+}
+
+impl Args {
+    fn overrides(&self) -> Overrides {
+        let mut overrides = Overrides::new();
+        if let Some(bind) = &self.bind {
+            overrides = overrides.with("listen.bind", "--bind", bind.to_string());
+        }
+        if !self.advertise.is_empty() {
+            let addresses: Vec<String> = self.advertise.iter().map(ToString::to_string).collect();
+            overrides = overrides.with("listen.advertise", "--advertise", addresses.join(","));
+        }
+        overrides
+    }
+}
+
+fn print_service(
+    args: &Args,
+    config: &RouterConfig,
+    system: System,
+    context: &Context,
+) -> Result<u8, Failure> {
+    let mut words = vec!["router".to_owned()];
+    if let Some(bind) = &args.bind {
+        words.extend(["--bind".to_owned(), bind.to_string()]);
+    }
+    for address in &args.advertise {
+        words.extend(["--advertise".to_owned(), address.to_string()]);
+    }
+    if let Some(file) = &args.file {
+        words.extend(["--file".to_owned(), service::absolute(file)?]);
+    }
+    let low = service::is_low(config.bind.socket_addr().port());
+    service::print(context, system, crate::service::Kind::Router, "Conduit router", words, low)
+}
+
+/// For the control socket's last answers.
+const FAREWELL: Duration = Duration::from_secs(2);

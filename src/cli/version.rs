@@ -1,0 +1,32 @@
+//! `conduit version`: what this program is.
+
+use serde_json::json;
+
+use super::context::Context;
+use crate::fleet::Failure;
+
+pub(super) fn run(context: &Context) -> Result<u8, Failure> {
+    let version = env!("CARGO_PKG_VERSION");
+    let target = format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS);
+    if context.json {
+        return context
+            .document(&json!({
+                "schema": "conduit.version/1", "version": version, "commit": COMMIT,
+                "target": target, "features": FEATURES,
+            }))
+            .map(|()| 0);
+    }
+    if context.quiet {
+        return context.line(version).map(|()| 0);
+    }
+    let commit = COMMIT.unwrap_or("unknown");
+    context.line(&format!("conduit {version}"))?;
+    context.line(&format!("commit    {commit}"))?;
+    context.line(&format!("target    {target}"))?;
+    context.line(&format!("features  {}", FEATURES.join(" "))).map(|()| 0)
+}
+
+/// What whoever builds releases puts into the environment.
+const COMMIT: Option<&str> = option_env!("CONDUIT_COMMIT");
+/// What this version can carry, over what.
+const FEATURES: [&str; 2] = ["tcp-forward", "quic"];

@@ -1,0 +1,113 @@
+//! Brings the running processes in line with a file, and takes them down again.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+use super::failure::{Failure, Kind};
+use super::host::DRAIN;
+use super::launch::{Launch, Ready};
+use super::spawn::spawn;
+use super::stop::{Ending, stop};
+use crate::registry::{self, Entry, Record, Registry};
+use crate::tunnel::Name;
+
+/// What `up` did about one tunnel.
+#[derive(Clone, Debug)]
+pub enum Outcome {
+    /// It was started.
+    Started(Ready),
+    /// It runs already, as the file says.
+    Running(Box<Record>),
+    /// The file has changed: it was ended and started anew.
+    Restarted(Ready),
+    /// It does not run.
+    Failed(Failure),
+}
+
+/// Starts what does not run and restarts what runs differently; in the order given.
+pub async fn bring_up(registry: &Registry, launches: Vec<Launch>) -> Vec<(Name, Outcome)> {
+    let mut work = JoinSet::new();
+    let permits = Arc::new(Semaphore::new(AT_ONCE));
+    for (at, launch) in launches.into_iter().enumerate() {
+        let (registry, permits) = (registry.clone(), Arc::clone(&permits));
+        work.spawn(async move {
+            // Never closed, so there is always a permit in the end.
+            let _permit = permits.acquire().await;
+            let outcome = bring_one_up(&registry, &launch).await.unwrap_or_else(Outcome::Failed);
+            (at, launch.spec.name.clone(), outcome)
+        });
+    }
+    let mut done = work.join_all().await;
+    done.sort_by_key(|(at, ..)| *at);
+    done.into_iter().map(|(_, name, outcome)| (name, outcome)).collect()
+}
+
+async fn bring_one_up(registry: &Registry, launch: &Launch) -> Result<Outcome, Failure> {
+    let Some(Entry::Live(record)) = registry.find(launch.spec.name.as_str()) else {
+        return Ok(Outcome::Started(spawn(launch).await?.ready));
+    };
+    if record.config_hash == launch.hash() && record.config_file == launch.config_file {
+        return Ok(Outcome::Running(Box::new(record)));
+    }
+    if record.config_file != launch.config_file {
+        let owner = match &record.config_file {
+            Some(file) => format!("by {}", file.display()),
+            None => "by hand".to_owned(),
+        };
+        let message = format!("{} runs already (pid {}), started {owner}", record.name, record.pid);
+        let hint =
+            format!("end that one (`conduit kill --tunnel {}`), or rename this", record.name);
+        return Err(Failure::new(Kind::Tunnel, "already_running", message).with_hint(hint));
+    }
+    stop(registry, &record, DRAIN).await?;
+    Ok(Outcome::Restarted(spawn(launch).await?.ready))
+}
+
+/// Ends every tunnel that this file started, also those that it no longer declares; all at once.
+pub async fn bring_down(
+    registry: &Registry,
+    file: &Path,
+    drain: Duration,
+) -> Vec<(Record, Result<Ending, Failure>)> {
+    let mut work = JoinSet::new();
+    for record in has_started(registry, file) {
+        let registry = registry.clone();
+        work.spawn(async move {
+            let ending = stop(&registry, &record, drain).await;
+            (record, ending)
+        });
+    }
+    let mut ended = work.join_all().await;
+    ended.sort_by(|(a, _), (b, _)| a.name.cmp(&b.name));
+    ended
+}
+
+/// The living tunnels that this file started.
+pub fn has_started(registry: &Registry, file: &Path) -> Vec<Record> {
+    // A file that is gone has no canonical path: then the names of its parents must do.
+    let names = [std::path::absolute(file), std::fs::canonicalize(file)];
+    let names: Vec<PathBuf> = names.into_iter().flatten().collect();
+    let is_ours = |record: &Record| {
+        record.kind == registry::Kind::Tunnel
+            && record.config_file.as_ref().is_some_and(|path| names.contains(path))
+    };
+    let living = registry.scan().into_iter().filter_map(|entry| match entry {
+        Entry::Live(record) => Some(record),
+        _ => None,
+    });
+    living.filter(is_ours).collect()
+}
+
+/// Of what this file started, what it does not declare any more.
+pub fn no_longer_declared(registry: &Registry, file: &Path, names: &[Name]) -> Vec<Record> {
+    let mut started = has_started(registry, file);
+    started.retain(|record| !names.contains(&record.name));
+    started
+}
+
+/// Processes started at the same time: a hundred handshakes at once would only slow each other down.
+const AT_ONCE: usize = 16;

@@ -1,0 +1,246 @@
+//! The host of one tunnel within its process: claims the name, starts the client, answers for it, records its end.
+
+use std::future::Future;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use super::failure::{Failure, Kind};
+use super::launch::{Launch, Output, Ready};
+use super::signals::Signals;
+use crate::client::{self, Running};
+use crate::registry::{Call, Claim, ControlListener, Record, Registry, Request, RpcError};
+use crate::task::Tasks;
+use crate::telemetry::{self, LogControl};
+use crate::tunnel::{BindAddr, TunnelState};
+
+/// A tunnel whose name is claimed and whose log is open, but that is not up yet.
+#[derive(Debug)]
+pub struct Claimed {
+    claim: Claim,
+    log: LogControl,
+}
+
+/// A tunnel that is up.
+pub struct Host {
+    launch: Launch,
+    claim: Claim,
+    running: Running,
+    tasks: Tasks,
+}
+
+impl Claimed {
+    /// Takes the name and opens the log, which is the process's only one.
+    pub fn new(launch: &Launch) -> Result<Self, Failure> {
+        let registry = Registry::open(&launch.home)?.with_runtime_dir(launch.runtime_dir.clone());
+        registry.purge_ended(Registry::KEEP_ENDED);
+        let claim = registry.claim(launch.record())?;
+        let own = registry.log_path(&claim.record().tunnel_id);
+        if let Output::File(file) = &launch.log {
+            point(&own, file);
+        }
+        match telemetry::init(&launch.log_settings(own)) {
+            Ok(log) => Ok(Self { claim, log }),
+            Err(failed) => {
+                let failure = Failure::from(failed);
+                end(claim, TunnelState::Failed, Some(format!("{NEVER_READY}{failure}")));
+                Err(failure)
+            }
+        }
+    }
+
+    /// The registry's log of this tunnel; there is none when it logs to the terminal.
+    pub fn log_path(&self) -> PathBuf {
+        self.claim.registry().log_path(&self.claim.record().tunnel_id)
+    }
+
+    /// Brings the tunnel up; when `abort` is first, ends in an orderly way instead.
+    pub async fn start(
+        self,
+        launch: Launch,
+        abort: impl Future<Output = ()>,
+    ) -> Result<Host, Failure> {
+        let Self { mut claim, log } = self;
+        let tasks = Tasks::new();
+        let started = tokio::select! {
+            started = bring_up(&launch, &mut claim, log, &tasks) => started,
+            () = abort => {
+                let interrupted = "interrupted before it was ready";
+                Err(Failure::new(Kind::System, "interrupted", interrupted))
+            }
+        };
+        match started {
+            Ok(running) => Ok(Host { launch, claim, running, tasks }),
+            Err(failure) => {
+                error!(tunnel = %claim.record().tunnel_id, reason = %failure, "not started");
+                tasks.shutdown(FAREWELL).await;
+                end(claim, TunnelState::Failed, Some(format!("{NEVER_READY}{failure}")));
+                Err(failure)
+            }
+        }
+    }
+}
+
+async fn bring_up(
+    launch: &Launch,
+    claim: &mut Claim,
+    log: LogControl,
+    tasks: &Tasks,
+) -> Result<Running, Failure> {
+    let settings = launch.settings(claim.record())?;
+    // Bound before anything is sent: a process that cannot be asked or stopped must not run.
+    let control = claim.listen()?;
+    let running = client::start(settings).await?;
+    let bind = BindAddr::from(running.local_addr());
+    let recorded = claim.update(|record| {
+        record.status = TunnelState::Ready;
+        record.config.bind = Some(bind);
+    });
+    if let Err(failed) = recorded {
+        running.shutdown(Duration::ZERO).await;
+        return Err(failed.into());
+    }
+    serve_control(control, running.calls(), log, tasks);
+    Ok(running)
+}
+
+impl Host {
+    /// What there is to say now that it is ready.
+    pub fn ready(&self) -> Ready {
+        let ready_in = self.running.ready_in();
+        Ready {
+            id: self.record().tunnel_id.clone(),
+            pid: std::process::id(),
+            bind: self.running.local_addr().into(),
+            source: self.launch.spec.source.clone(),
+            ready_ms: u64::try_from(ready_in.as_millis()).unwrap_or(u64::MAX),
+            carrier: self.running.carrier().to_owned(),
+        }
+    }
+
+    /// The record.
+    pub fn record(&self) -> &Record {
+        self.claim.record()
+    }
+
+    /// Serves until a signal, the end of `leash` (drains) or a second signal (at once), or until it cannot go on.
+    pub async fn run(
+        mut self,
+        mut signals: Signals,
+        leash: CancellationToken,
+    ) -> Result<(), Failure> {
+        let ended = self.serve(&mut signals, &leash).await;
+        let id = self.record().tunnel_id.clone();
+        let outcome = match ended {
+            client::End::Stopped { .. } => {
+                info!(tunnel = %id, "stopped");
+                Ok(())
+            }
+            client::End::Failed(reason) => {
+                error!(tunnel = %id, %reason, "failed");
+                let message = format!("tunnel {id} ended: {reason}");
+                Err((reason, Failure::new(Kind::Tunnel, "ended", message)))
+            }
+        };
+        self.tasks.shutdown(FAREWELL).await;
+        match outcome {
+            Ok(()) => {
+                end(self.claim, TunnelState::Stopped, None);
+                Ok(())
+            }
+            Err((reason, failure)) => {
+                end(self.claim, TunnelState::Failed, Some(reason));
+                Err(failure)
+            }
+        }
+    }
+
+    async fn serve(&mut self, signals: &mut Signals, leash: &CancellationToken) -> client::End {
+        let mut state = self.running.state();
+        let mut is_watching = true;
+        loop {
+            tokio::select! {
+                end = self.running.ended() => return end,
+                changed = state.changed(), if is_watching => {
+                    is_watching = changed.is_ok();
+                    let now = *state.borrow_and_update();
+                    self.note(now);
+                }
+                () = signals.next() => break,
+                () = leash.cancelled() => break,
+            }
+        }
+        info!(tunnel = %self.record().tunnel_id, "draining");
+        self.note(TunnelState::Draining);
+        tokio::select! {
+            () = self.running.shutdown(DRAIN) => {}
+            () = signals.next() => self.running.shutdown(Duration::ZERO).await,
+        }
+        client::End::Stopped { forced: false }
+    }
+
+    /// A state of the moment; when the disk is full the record is late, and the tunnel goes on.
+    fn note(&mut self, state: TunnelState) {
+        let reason = self.running.last_error();
+        let noted = self.claim.update(|record| {
+            record.status = state;
+            record.last_error = reason.or(record.last_error.take());
+        });
+        if let Err(failed) = noted {
+            warn!(error = %failed, "the record could not be written");
+        }
+    }
+}
+
+/// Answers the control socket: `logs.level` here, everything else by whoever takes `calls`.
+pub fn serve_control(
+    control: ControlListener,
+    calls: mpsc::Sender<Call>,
+    log: LogControl,
+    tasks: &Tasks,
+) {
+    let (asked, mut questions) = mpsc::channel::<Call>(CALLS);
+    let stop = tasks.token().clone();
+    tasks.spawn("control", control.serve(asked, stop));
+    tasks.spawn("control calls", async move {
+        while let Some(call) = questions.recv().await {
+            if let Request::LogsLevel { level } = &call.request {
+                let answer = log.set_level(level).map(|()| serde_json::json!({ "level": level }));
+                let invalid = |error: telemetry::LogError| {
+                    RpcError::new(RpcError::INVALID_PARAMS, error.to_string())
+                };
+                // Whoever asked may be gone.
+                let _ = call.reply.send(answer.map_err(invalid));
+            } else if calls.send(call).await.is_err() {
+                // The dropped reply says that the process is ending.
+                break;
+            }
+        }
+    });
+}
+
+fn end(claim: Claim, state: TunnelState, reason: Option<String>) {
+    if let Err(failed) = claim.end(state, reason) {
+        warn!(error = %failed, "the end could not be recorded");
+    }
+}
+
+/// Lets `logs` find a log that the configuration put elsewhere. Without it nothing else suffers.
+fn point(own: &std::path::Path, file: &std::path::Path) {
+    #[cfg(unix)]
+    let _ = std::os::unix::fs::symlink(file, own);
+    #[cfg(not(unix))]
+    let _ = (own, file);
+}
+
+/// How long connections may finish when the process is asked to end.
+pub const DRAIN: Duration = Duration::from_secs(30);
+/// What the reason of a tunnel starts with that never was ready: its failure was reported to whoever started it.
+pub const NEVER_READY: &str = "not started: ";
+/// For the control socket's last answers.
+const FAREWELL: Duration = Duration::from_secs(2);
+/// Questions under way; more wait in their sockets.
+const CALLS: usize = 16;

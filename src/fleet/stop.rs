@@ -1,0 +1,93 @@
+//! Ends a process: asks it, waits until it is gone and its port is free, and kills it when it does not listen.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use super::failure::{Failure, Kind, exit};
+use crate::registry::{CallError, Presence, Record, Registry, Request, ask};
+
+/// How a process ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// As it was asked to.
+    Stopped,
+    /// It was gone already.
+    Gone,
+    /// It had to be killed, and why.
+    Forced(String),
+}
+
+/// Ends the process: connections may finish for `drain`, then it is killed. Returns when it is gone.
+///
+/// One that does not answer within [`ANSWER`] is killed without further ado: it would not drain either.
+pub async fn stop(
+    registry: &Registry,
+    record: &Record,
+    drain: Duration,
+) -> Result<Ending, Failure> {
+    let drain_ms = u64::try_from(drain.as_millis()).unwrap_or(u64::MAX);
+    let id = &record.tunnel_id;
+    let why = match ask(record, &Request::Shutdown { drain_ms }, ANSWER).await {
+        Ok(_) => {
+            if gone(registry, record, drain + GRACE).await {
+                return Ok(Ending::Stopped);
+            }
+            format!("{id} was asked to end and still ran {:?} later", drain + GRACE)
+        }
+        // It may be ending by itself at this moment.
+        Err(CallError::NotRunning { .. } | CallError::Closed { .. })
+            if gone(registry, record, GRACE).await =>
+        {
+            return Ok(Ending::Gone);
+        }
+        Err(error @ (CallError::Version { .. } | CallError::Untrusted { .. })) => {
+            return Err(error.into());
+        }
+        Err(CallError::TimedOut { after, .. }) => {
+            format!("{id} did not answer within {} ms", after.as_millis())
+        }
+        Err(error) => error.to_string(),
+    };
+    force(registry, record, why).await
+}
+
+async fn force(registry: &Registry, record: &Record, why: String) -> Result<Ending, Failure> {
+    let id = &record.tunnel_id;
+    let cannot = |what: String| {
+        let message = format!("cannot end {id}: {what}");
+        let hint = format!("`kill -9 {}` ends it, when that is its process", record.pid);
+        Failure::new(Kind::System, "not_killed", message)
+            .with_hint(hint)
+            .with_exit(exit::UNAVAILABLE)
+    };
+    record.kill_process().map_err(|error| cannot(format!("{why}, and {error}")))?;
+    if !gone(registry, record, GRACE).await {
+        return Err(cannot(format!("{why}, was killed, and is still there")));
+    }
+    // The dead process could not record its end.
+    registry.purge_ended(Registry::KEEP_ENDED);
+    Ok(Ending::Forced(why))
+}
+
+/// Waits until the process is gone: its lock is free, and with it every port that it had.
+pub async fn gone(registry: &Registry, record: &Record, limit: Duration) -> bool {
+    let deadline = Instant::now() + limit;
+    loop {
+        // The lock tells of the name, the process table of this very process: a successor may have the name.
+        let is_held = registry.is_held(&record.name);
+        match record.presence() {
+            Presence::Gone => return true,
+            Presence::Unknown if !is_held => return true,
+            _ if Instant::now() >= deadline => return false,
+            _ => sleep(PAUSE).await,
+        }
+    }
+}
+
+/// How long a process may take to say that it will end.
+const ANSWER: Duration = Duration::from_millis(800);
+/// How long it may take to end when nothing is left to drain.
+const GRACE: Duration = Duration::from_secs(5);
+/// Between two looks.
+const PAUSE: Duration = Duration::from_millis(5);

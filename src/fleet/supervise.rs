@@ -1,0 +1,197 @@
+//! One supervisor for a whole file: keeps a process per tunnel, drains them all, and ends when one cannot be kept.
+
+use std::time::Duration;
+
+use tokio::process::Child;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::failure::{Failure, Kind};
+use super::host::DRAIN;
+use super::launch::{Launch, Ready};
+use super::reap::reap_orphans;
+use super::signals::Signals;
+use super::spawn::{Spawned, spawn};
+use crate::task::Tasks;
+use crate::tunnel::Name;
+
+/// What happened to a tunnel, for whoever watches.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// It is ready, for the first time or again.
+    Ready(Name, Ready),
+    /// It is not, and is tried again after a while.
+    Again(Name, Failure, Duration),
+    /// It cannot be kept.
+    Lost(Name, Failure),
+}
+
+/// Keeps all of them until a signal (drains, a second one ends at once) or until one cannot be kept.
+pub async fn supervise(
+    launches: Vec<Launch>,
+    mut signals: Signals,
+    mut report: impl FnMut(Event),
+) -> Result<(), Failure> {
+    let tasks = Tasks::new();
+    let now = CancellationToken::new();
+    let (tell, mut events) = mpsc::channel(EVENTS);
+    for launch in launches {
+        let keeper =
+            Keeper { launch, stop: tasks.token().clone(), now: now.clone(), tell: tell.clone() };
+        tasks.spawn("keeper", keeper.keep());
+    }
+    drop(tell);
+    if std::process::id() == 1 {
+        tasks.spawn_until_cancelled("reaper", reap_orphans());
+    }
+    let mut lost = None;
+    let mut is_ending = false;
+    loop {
+        tokio::select! {
+            event = events.recv() => {
+                let Some(event) = event else { break };
+                if let Event::Lost(_, failure) = &event {
+                    lost.get_or_insert(failure.clone());
+                    is_ending = true;
+                    tasks.token().cancel();
+                }
+                report(event);
+            }
+            () = signals.next() => {
+                if std::mem::replace(&mut is_ending, true) {
+                    now.cancel();
+                } else {
+                    info!("draining");
+                    tasks.token().cancel();
+                }
+            }
+        }
+    }
+    tasks.shutdown(FAREWELL).await;
+    lost.map_or(Ok(()), Err)
+}
+
+struct Keeper {
+    launch: Launch,
+    /// Drain.
+    stop: CancellationToken,
+    /// Do not drain any longer.
+    now: CancellationToken,
+    tell: mpsc::Sender<Event>,
+}
+
+impl Keeper {
+    async fn keep(self) {
+        let name = self.launch.spec.name.clone();
+        // Failures in a row: of starts without a success, and of anything.
+        let (mut starts, mut failures) = (0_u32, 0_u32);
+        loop {
+            let spawned = tokio::select! {
+                spawned = spawn(&self.launch) => spawned,
+                // The dropped pipe tells the process to give up.
+                () = self.stop.cancelled() => return,
+            };
+            let failure = match spawned {
+                Ok(spawned) => {
+                    starts = 0;
+                    let since = Instant::now();
+                    self.say(Event::Ready(name.clone(), spawned.ready.clone())).await;
+                    let Some(failure) = self.watch(spawned).await else { return };
+                    if since.elapsed() > STEADY {
+                        failures = 0;
+                    }
+                    failure
+                }
+                Err(failure) => {
+                    starts += 1;
+                    failure
+                }
+            };
+            if failure.is_permanent() || starts >= STARTS {
+                self.say(Event::Lost(name, failure)).await;
+                return;
+            }
+            let pause = back_off(failures);
+            failures += 1;
+            self.say(Event::Again(name.clone(), failure, pause)).await;
+            tokio::select! {
+                () = sleep(pause) => {}
+                () = self.stop.cancelled() => return,
+            }
+        }
+    }
+
+    /// Waits for the end of a tunnel; `None` when it was asked for.
+    async fn watch(&self, spawned: Spawned) -> Option<Failure> {
+        let Spawned { ready, mut child, leash } = spawned;
+        tokio::select! {
+            status = child.wait() => {
+                let how = status.map_or_else(|error| error.to_string(), |status| status.to_string());
+                let message = format!("tunnel {} ended ({how})", ready.id);
+                return Some(Failure::new(Kind::Tunnel, "ended", message));
+            }
+            () = self.stop.cancelled() => {}
+        }
+        drop(leash);
+        let drained = tokio::select! {
+            ended = timeout(DRAIN + GRACE, child.wait()) => ended.is_ok(),
+            () = self.now.cancelled() => {
+                hurry(&child);
+                timeout(GRACE, child.wait()).await.is_ok()
+            }
+        };
+        if !drained {
+            warn!(tunnel = %ready.id, "did not end in time and is killed");
+            let _ = child.kill().await;
+        }
+        None
+    }
+
+    async fn say(&self, event: Event) {
+        // The supervisor listens until the last keeper is gone.
+        let _ = self.tell.send(event).await;
+    }
+}
+
+/// A signal to a tunnel that drains already ends it at once.
+fn hurry(child: &Child) {
+    #[cfg(unix)]
+    {
+        use rustix::process::{Pid, Signal, kill_process};
+        let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+        if let Some(pid) = pid {
+            let _ = kill_process(pid, Signal::TERM);
+        }
+    }
+    #[cfg(not(unix))]
+    let _ = child;
+}
+
+fn back_off(failures: u32) -> Duration {
+    (FIRST_PAUSE * 2_u32.saturating_pow(failures.min(16))).min(LONGEST_PAUSE)
+}
+
+/// Tries without a single success before a tunnel counts as lost: the service manager decides what happens then.
+const STARTS: u32 = 5;
+/// A tunnel that was up for this long starts to count its failures anew.
+const STEADY: Duration = Duration::from_secs(30);
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+/// For a process to end when it has drained, or was told not to.
+const GRACE: Duration = Duration::from_secs(5);
+const FAREWELL: Duration = Duration::from_secs(1);
+const EVENTS: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_pause_doubles_up_to_its_limit() {
+        assert_eq!(back_off(0), Duration::from_millis(250));
+        assert_eq!(back_off(2), Duration::from_secs(1));
+        assert_eq!(back_off(30), LONGEST_PAUSE);
+    }
+}
