@@ -1,6 +1,9 @@
 //! `conduit list`: the tunnels of this machine.
 
-use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use serde_json::Value;
 
 use super::context::Context;
 use super::output::{Table, age, bytes, milliseconds, or_dash, seconds_since, state};
@@ -117,31 +120,52 @@ fn read_connections(value: Value) -> Vec<ConnectionStatus> {
 fn document(
     rows: &[Row],
     connections: Option<&Vec<ConnectionStatus>>,
-    unreadable: &[(std::path::PathBuf, String)],
+    unreadable: &[(PathBuf, String)],
     context: &Context,
 ) -> Result<u8, Failure> {
-    let tunnels: Vec<Value> = rows
-        .iter()
-        .map(|row| {
-            let mut tunnel = json!(row.status);
-            if let Some(at) = row.ended_at.as_deref().filter(|at| !at.is_empty()) {
-                tunnel["ended_at"] = json!(at);
-            }
-            if row.is_silent {
-                tunnel["answers"] = json!(false);
-            }
-            tunnel
-        })
-        .collect();
-    let mut list = json!({"schema": "conduit.list/1", "tunnels": tunnels});
-    if let Some(connections) = connections {
-        list["connections"] = json!(connections);
+    let tunnels = rows.iter().map(Item::new).collect();
+    let unreadable = unreadable.iter().map(|(path, reason)| Unreadable { path, reason }).collect();
+    context.document(&Document { schema: "conduit.list/1", tunnels, connections, unreadable })?;
+    Ok(0)
+}
+
+/// `conduit.list/1`.
+#[derive(Serialize)]
+struct Document<'a> {
+    schema: &'static str,
+    tunnels: Vec<Item<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    connections: Option<&'a Vec<ConnectionStatus>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    unreadable: Vec<Unreadable<'a>>,
+}
+
+#[derive(Serialize)]
+struct Item<'a> {
+    #[serde(flatten)]
+    status: &'a TunnelStatus,
+    /// Of one that ended in an orderly way.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ended_at: Option<&'a str>,
+    /// `false` for one that lives and does not answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    answers: Option<bool>,
+}
+
+#[derive(Serialize)]
+struct Unreadable<'a> {
+    path: &'a Path,
+    reason: &'a str,
+}
+
+impl<'a> Item<'a> {
+    fn new(row: &'a Row) -> Self {
+        Self {
+            status: &row.status,
+            ended_at: row.ended_at.as_deref().filter(|at| !at.is_empty()),
+            answers: row.is_silent.then_some(false),
+        }
     }
-    if !unreadable.is_empty() {
-        let files = unreadable.iter().map(|(path, why)| json!({"path": path, "reason": why}));
-        list["unreadable"] = files.collect();
-    }
-    context.document(&list).map(|()| 0)
 }
 
 fn table(rows: &[Row], with_reasons: bool) -> Table {

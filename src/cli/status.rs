@@ -2,7 +2,8 @@
 
 use std::collections::HashSet;
 
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::Value;
 
 use super::context::Context;
 use super::list::answered;
@@ -10,7 +11,7 @@ use super::output::{Table, milliseconds, or_dash, state};
 use super::running::{Found, ask_each, find};
 use crate::fleet::{Failure, Kind, NEVER_READY, exit};
 use crate::registry::{self, CallError, Record, Request, RouterStatus, TunnelStatus};
-use crate::tunnel::{Name, TunnelState};
+use crate::tunnel::{BindAddr, Name, TunnelId, TunnelState};
 
 /// Options of `status`.
 #[derive(Debug, clap::Args)]
@@ -27,8 +28,7 @@ struct Health {
     state: String,
     rtt: Option<f64>,
     detail: String,
-    document: Value,
-    is_router: bool,
+    document: Report,
 }
 
 pub(super) fn run(args: &Args, context: &Context) -> Result<u8, Failure> {
@@ -53,6 +53,48 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<u8, Failure> {
     }
     show(&all, context)?;
     Ok(if all.iter().all(|health| health.is_up) { 0 } else { exit::FAILURE })
+}
+
+/// `conduit.status/1`.
+#[derive(Serialize)]
+struct Document {
+    schema: &'static str,
+    healthy: bool,
+    router: Option<Item>,
+    tunnels: Vec<Item>,
+}
+
+#[derive(Serialize)]
+struct Item {
+    #[serde(flatten)]
+    report: Report,
+    healthy: bool,
+}
+
+/// What a process says of itself.
+#[derive(Clone, Serialize)]
+#[serde(untagged)]
+enum Report {
+    Tunnel(Box<TunnelStatus>),
+    Router(Box<RouterStatus>),
+    /// A router that does not answer: what its record says.
+    Silent {
+        id: TunnelId,
+        name: Name,
+        pid: u32,
+        bind: Option<BindAddr>,
+    },
+}
+
+impl Report {
+    fn silent(record: &Record) -> Self {
+        Self::Silent {
+            id: record.tunnel_id.clone(),
+            name: record.name.clone(),
+            pid: record.pid,
+            bind: record.config.bind,
+        }
+    }
 }
 
 /// Tunnels that were up, ended without being asked to, and did not come back.
@@ -87,8 +129,7 @@ fn health((record, answer): (Record, Result<Value, CallError>)) -> Health {
         state: if is_silent { "no answer".to_owned() } else { state(status.state) },
         rtt: probe.and_then(|probe| probe.rtt_ms),
         detail: if is_up { detail(&status) } else { or_dash(problem) },
-        document: json!(status),
-        is_router: false,
+        document: Report::Tunnel(Box::new(status)),
     }
 }
 
@@ -106,7 +147,7 @@ fn detail(status: &TunnelStatus) -> String {
 
 fn router_health(record: &Record, answer: Result<Value, CallError>) -> Health {
     let (is_up, shown, detail, document) = match answer {
-        Ok(value) => match serde_json::from_value::<RouterStatus>(value.clone()) {
+        Ok(value) => match serde_json::from_value::<RouterStatus>(value) {
             Ok(status) => {
                 let detail = format!(
                     "{}/udp, {} clients connected, {} connections",
@@ -114,14 +155,17 @@ fn router_health(record: &Record, answer: Result<Value, CallError>) -> Health {
                     status.sessions.len(),
                     status.active_streams
                 );
-                (status.state.is_serving(), state(status.state), detail, value)
+                let document = Report::Router(Box::new(status.clone()));
+                (status.state.is_serving(), state(status.state), detail, document)
             }
-            Err(error) => (false, "no answer".to_owned(), error.to_string(), json!(record)),
+            Err(error) => {
+                (false, "no answer".to_owned(), error.to_string(), Report::silent(record))
+            }
         },
-        Err(error) => (false, "no answer".to_owned(), error.to_string(), json!(record)),
+        Err(error) => (false, "no answer".to_owned(), error.to_string(), Report::silent(record)),
     };
     let id = record.tunnel_id.to_string();
-    Health { id, is_up, state: shown, rtt: None, detail, document, is_router: true }
+    Health { id, is_up, state: shown, rtt: None, detail, document }
 }
 
 fn dead(record: &Record) -> Health {
@@ -132,28 +176,23 @@ fn dead(record: &Record) -> Health {
         state: state(status.state),
         rtt: None,
         detail: or_dash(status.last_error.clone()),
-        document: json!(status),
-        is_router: false,
+        document: Report::Tunnel(Box::new(status)),
     }
 }
 
 fn show(all: &[Health], context: &Context) -> Result<(), Failure> {
     let is_healthy = all.iter().all(|health| health.is_up);
     if context.json {
-        let documents = |routers: bool| {
-            let wanted = all.iter().filter(move |health| health.is_router == routers);
-            wanted.map(|health| {
-                let mut document = health.document.clone();
-                document["healthy"] = json!(health.is_up);
-                document
-            })
-        };
-        return context.document(&json!({
-            "schema": "conduit.status/1",
-            "healthy": is_healthy,
-            "router": documents(true).next(),
-            "tunnels": documents(false).collect::<Vec<_>>(),
-        }));
+        let item =
+            |health: &'_ Health| Item { report: health.document.clone(), healthy: health.is_up };
+        let (routers, tunnels): (Vec<&Health>, Vec<&Health>) =
+            all.iter().partition(|health| !matches!(health.document, Report::Tunnel(_)));
+        return context.document(&Document {
+            schema: "conduit.status/1",
+            healthy: is_healthy,
+            router: routers.first().map(|health| item(health)),
+            tunnels: tunnels.into_iter().map(item).collect(),
+        });
     }
     if context.quiet {
         let down = all.iter().filter(|health| !health.is_up);

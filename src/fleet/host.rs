@@ -184,7 +184,12 @@ impl Host {
 
     /// A state of the moment; when the disk is full the record is late, and the tunnel goes on.
     fn note(&mut self, state: TunnelState) {
-        let reason = self.running.last_error();
+        if state == TunnelState::Stopped {
+            // The end is recorded where it ends.
+            return;
+        }
+        // That a session closes is no error when it was asked for.
+        let reason = self.running.last_error().filter(|_| state != TunnelState::Draining);
         let noted = self.claim.update(|record| {
             record.status = state;
             record.last_error = reason.or(record.last_error.take());

@@ -19,7 +19,7 @@ pub(super) struct Args {
     #[command(subcommand)]
     verb: Option<Verb>,
     #[command(flatten)]
-    run: run::Args,
+    run: run::Options,
 }
 
 #[derive(Debug, clap::Subcommand)]

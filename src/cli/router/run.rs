@@ -24,7 +24,7 @@ use crate::tunnel::{BindAddr, HostPort, TunnelState};
 
 /// Options of `router` itself.
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
+pub(super) struct Options {
     /// Where the router listens, UDP [default: 0.0.0.0:9999]
     #[arg(long, value_name = "ADDR:PORT")]
     bind: Option<BindAddr>,
@@ -39,7 +39,7 @@ pub(super) struct Args {
     service_file: Option<System>,
 }
 
-pub(super) fn run(args: &Args, context: &Context) -> Result<u8, Failure> {
+pub(super) fn run(args: &Options, context: &Context) -> Result<u8, Failure> {
     let config = place::load(args.file.as_deref(), &args.overrides(), context)?;
     if let Some(system) = args.service_file {
         return print_service(args, &config, system, context);
@@ -235,7 +235,7 @@ fn log_settings(logging: &Logging) -> LogSettings {
     }
 }
 
-impl Args {
+impl Options {
     fn overrides(&self) -> Overrides {
         let mut overrides = Overrides::new();
         if let Some(bind) = &self.bind {
@@ -250,7 +250,7 @@ impl Args {
 }
 
 fn print_service(
-    args: &Args,
+    args: &Options,
     config: &RouterConfig,
     system: System,
     context: &Context,
