@@ -83,5 +83,5 @@ fn note(shared: &Shared, reason: &str) -> bool {
     shared.table.refuse(&shared.settings.tunnel.source.to_string(), None, reason)
 }
 
-/// What leaves together with the header: one read of an ordinary request.
+/// What leaves together with the header: one read of an ordinary request. [STR-2]
 const FIRST_PAYLOAD: usize = 16 << 10;

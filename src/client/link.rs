@@ -171,7 +171,7 @@ pub(super) async fn keep(shared: Arc<Shared>, tasks: Tasks, first: Established) 
     }
 }
 
-/// Waits for the session's end; what the router says meanwhile goes to the log.
+/// Waits for the session's end; what the router says meanwhile goes to the log. [SES-33]
 async fn until_end(session: &Session, mut events: mpsc::Receiver<Event>) -> String {
     loop {
         tokio::select! {

@@ -98,7 +98,7 @@ impl Default for DialSettings {
 }
 
 /// Connects to `target`. `decide` is asked about every address that the target resolves to, in canonical form; an
-/// address that it denies is not connected to, and an allowed one is connected to as it was shown.
+/// address that it denies is not connected to, and an allowed one is connected to as it was shown. [STR-12]
 ///
 /// Dropping the future closes every attempt.
 pub async fn dial(

@@ -5,13 +5,13 @@ use aws_lc_rs::hmac;
 use crate::tunnel::Identity;
 
 /// What the holder of a ticket signs with the ticket's one-time key: 22 bytes of label, the exporter (32), the
-/// router's key (32), the client's key (32). All parts have a fixed length, so no two messages look alike.
+/// router's key (32), the client's key (32). All parts have a fixed length, so no two messages look alike. [SES-18]
 pub fn ticket_proof_message(exporter: &[u8; 32], router: &Identity, client: &Identity) -> Vec<u8> {
     [TICKET_LABEL, exporter, router.as_bytes(), client.as_bytes()].concat()
 }
 
 /// The proof of a token: HMAC-SHA256 over 21 bytes of label and the exporter (32), under the token's
-/// [`mac_key`](super::Token::mac_key).
+/// [`mac_key`](super::Token::mac_key). [SES-17]
 pub fn token_proof(mac_key: &[u8; 32], exporter: &[u8; 32]) -> [u8; 32] {
     let mut context = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, mac_key));
     context.update(TOKEN_LABEL);

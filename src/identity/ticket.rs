@@ -108,7 +108,7 @@ impl TicketSecret {
     }
 
     /// The one-time key with which the secret is proved: its seed is HKDF-SHA256 of the secret, without salt,
-    /// with the info `conduit-ticket-1`. The router stores only the public half.
+    /// with the info `conduit-ticket-1`. The router stores only the public half. [TKT-8]
     pub fn one_time_key(&self) -> Keypair {
         let mut seed = Zeroizing::new([0; 32]);
         let salt = hkdf::Salt::new(hkdf::HKDF_SHA256, &[]);

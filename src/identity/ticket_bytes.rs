@@ -1,4 +1,4 @@
-//! A ticket's bytes, format 1.
+//! A ticket's bytes, format 1. `proto-spec/ticket.md`, [TKT-1] to [TKT-4].
 //!
 //! The text is `cdt1_` followed by the base32 (RFC 4648, lower case, no padding; upper case is read too) of the
 //! payload and its checksum. All numbers are big-endian.

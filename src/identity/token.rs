@@ -54,7 +54,7 @@ impl Token {
     }
 
     /// The key for [`token_proof`](super::token_proof), which is also what the router stores: SHA-256 over the
-    /// token's text as [`fmt::Display`] writes it (lower case).
+    /// token's text as [`fmt::Display`] writes it (lower case). [SES-41]
     pub fn mac_key(&self) -> [u8; 32] {
         let mut key = [0; 32];
         key.copy_from_slice(digest(&SHA256, self.to_text().as_bytes()).as_ref());

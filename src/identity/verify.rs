@@ -26,7 +26,7 @@ pub enum BadSpki {
 }
 
 /// Checks a signature (RFC 8032) strictly: keys and commitments of small order, keys that are not in their one
-/// canonical encoding, a scalar S that is not reduced, and lengths other than 64 bytes are refused.
+/// canonical encoding, a scalar S that is not reduced, and lengths other than 64 bytes are refused. [SES-42]
 pub fn verify(identity: &Identity, message: &[u8], signature: &[u8]) -> Result<(), BadSignature> {
     let key = key_of(identity).map_err(|_| BadSignature)?;
     let signature = Signature::from_slice(signature).map_err(|_| BadSignature)?;
@@ -34,6 +34,7 @@ pub fn verify(identity: &Identity, message: &[u8], signature: &[u8]) -> Result<(
 }
 
 /// Checks that an identity is a key that somebody can own: a point on the curve, canonical, not of small order.
+/// [SES-42]
 pub fn check_key(identity: &Identity) -> Result<(), BadKey> {
     key_of(identity).map(|_| ())
 }

@@ -188,7 +188,7 @@ impl Drop for Running {
 
 impl Shared {
     /// The stop, a step at a time: nobody new; clients are told; open connections may finish; the rest is reset;
-    /// sessions are closed.
+    /// sessions are closed. [SES-33]
     async fn shutdown(&self, drain: Duration) -> bool {
         self.accepting.cancel();
         for session in self.sessions.all() {

@@ -55,6 +55,7 @@ impl Client {
                 let declared = self.declare(declare);
                 self.session.say(Event::Declared(declared)).await.ok()
             }
+            // [SES-32]
             Event::Withdraw(withdraw) => {
                 self.tunnels
                     .write()
@@ -149,7 +150,7 @@ async fn stream(client: Arc<Client>, knock: Knock) {
     }
 }
 
-/// Decides, dials, decides again on the address, connects exactly that, copies.
+/// Decides, dials, decides again on the address, connects exactly that, copies. [STR-12]
 async fn connect(client: &Client, incoming: Incoming) {
     let shared = &client.shared;
     let target = match client.target(&incoming.header) {
@@ -181,6 +182,7 @@ async fn refuse(client: &Client, incoming: Incoming, target: &str, code: Code, r
     incoming.refuse(code, reason).await;
 }
 
+/// What the client is told of a dial that failed. [STR-13]
 fn code(error: &DialError) -> Code {
     match error {
         DialError::NotFound { .. } | DialError::ResolveTimeout { .. } => Code::NotFound,

@@ -93,14 +93,14 @@ impl Sessions {
         self.lock().sessions.values().any(|present| present.identity == identity)
     }
 
-    /// Ends every session of a key; how many.
+    /// Ends every session of a key; how many. [SES-34]
     pub(super) fn expel(&self, identity: Identity) -> usize {
         let table = self.lock();
         let theirs = table.sessions.values().filter(|present| present.identity == identity);
         theirs.map(|present| present.session.close(Code::Refused, REFUSAL)).count()
     }
 
-    /// New permissions hold from the next stream on.
+    /// New permissions hold from the next stream on. [SES-34]
     pub(super) fn permit(&self, identity: Identity, permissions: &Permissions) {
         let table = self.lock();
         for present in table.sessions.values().filter(|present| present.identity == identity) {

@@ -19,7 +19,8 @@ use crate::wire::{
 };
 
 /// The router's side: reads who knocks and checks every proof that needs no database. A peer that breaks the rules
-/// is closed with the generic refusal. Consumes the connection. Bounded by [`Settings::message_timeout`].
+/// is closed with the generic refusal. Consumes the connection. Bounded by [`Settings::message_timeout`]. [SES-14]
+/// [SES-19]
 pub async fn accept(
     connection: Connection,
     settings: &Settings,

@@ -80,7 +80,7 @@ pub(super) async fn read(
             ) => {
                 break Some("a message of the handshake after the handshake".to_owned());
             }
-            // A kind that this version does not know.
+            // A kind that this version does not know. [SES-5]
             None => continue,
         };
         if events.send(event).await.is_err() {

@@ -84,7 +84,7 @@ impl HandshakeError {
 }
 
 /// The client's side. Consumes the connection. Bounded by [`Settings::message_timeout`]; dropped, the connection
-/// closes. The events are what the router says later. [SES-10]
+/// closes. The events are what the router says later. [SES-10] [SES-19]
 pub async fn initiate(
     connection: Connection,
     keypair: &Keypair,

@@ -36,7 +36,7 @@ impl Store {
     ///
     /// Repeating it for the same key gives [`Redemption::Already`], however often and whatever became of the ticket:
     /// the answer to the first try may have been lost. The client's name is the ticket's, else `proposed_name`; a
-    /// name that is taken gets `-2`, `-3` and so on.
+    /// name that is taken gets `-2`, `-3` and so on. [TKT-7]
     pub async fn redeem(
         &self,
         id: [u8; 8],

@@ -88,7 +88,7 @@ impl Store {
         .await
     }
 
-    /// For so long, in seconds, somebody who proves a ticket's secret hears why it is no longer good: 30 days.
+    /// For so long, in seconds, somebody who proves a ticket's secret hears why it is no longer good: 30 days. [TKT-9]
     pub const TICKET_MEMORY: u64 = 30 * 24 * 60 * 60;
 }
 

@@ -85,7 +85,7 @@ impl Connection {
         self.inner.set_max_concurrent_bi_streams(VarInt::from_u32(count));
     }
 
-    /// Widens what was narrow for a stranger.
+    /// Widens what was narrow for a stranger. [SES-27]
     pub fn admit(&self) {
         self.inner.set_receive_window(CONNECTION_WINDOW);
     }

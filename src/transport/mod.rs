@@ -13,6 +13,8 @@ mod tls;
 pub use connection::{Connection, PathStats};
 pub use endpoint::{Arrival, ClientEndpoint, ConnectError, EndpointError, RouterEndpoint};
 pub use negotiated::Negotiated;
+#[doc(hidden)]
+pub use negotiated::is_server_hello;
 pub use secrets::Secrets;
 pub use settings::{CipherSuite, Congestion, PostQuantum, Settings};
 

@@ -121,6 +121,12 @@ impl Session for Observed {
     }
 }
 
+/// Whether bytes are a ServerHello that says what was agreed on: the door of the fuzz target, used by nothing else.
+#[doc(hidden)]
+pub fn is_server_hello(bytes: &[u8]) -> bool {
+    matches!(read_server_hello(bytes), Hello::Whole(_))
+}
+
 #[derive(Debug, PartialEq, Eq)]
 enum Hello {
     Partial,

@@ -78,7 +78,8 @@ impl Settings {
         (self.idle_timeout / 6).min(Duration::from_secs(5)).max(Duration::from_millis(100))
     }
 
-    /// quinn's settings for a connection to `peer`; the router starts narrow and widens for who is admitted.
+    /// quinn's settings for a connection to `peer`; the router starts narrow and widens for who is admitted. [SES-27]
+    /// [SES-28]
     pub(super) fn transport(&self, peer: IpAddr, narrow: bool) -> TransportConfig {
         let mut config = TransportConfig::default();
         let loopback = peer.to_canonical().is_loopback();

@@ -84,6 +84,7 @@ pub(super) fn client(
     Ok((QuicClientConfig::with_initial(Arc::new(config), initial_suite())?, verifier))
 }
 
+/// What may be negotiated. [SES-25]
 fn provider(settings: &Settings) -> Arc<CryptoProvider> {
     let cipher_suites = settings
         .cipher_suites
@@ -201,7 +202,7 @@ impl ServerCertVerifier for PinnedKey {
 }
 
 /// Demands possession of some Ed25519 key. Whose it is and whether it may enter is judged after the handshake, where
-/// every refusal looks the same.
+/// every refusal looks the same. [SES-26]
 struct AnyKey {
     algorithms: WebPkiSupportedAlgorithms,
 }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 ///
 /// The text form is `cdk1_` followed by the base32 (RFC 4648, lower case, no padding) of the key and a
 /// four-byte checksum, the first bytes of SHA-256 over the key. A mistyped identity is recognised before
-/// it is compared with anything.
+/// it is compared with anything. [SES-40]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Identity([u8; Identity::LEN]);
