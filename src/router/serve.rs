@@ -79,13 +79,19 @@ impl Client {
         let tunnel = declare.tunnel;
         let refuse = |code: Code, message: String| {
             tracing::warn!(client = %self.name, tunnel = declare.name, reason = message, "tunnel refused");
-            Declared { tunnel, code: code.number() as u32, message, ..Declared::default() }
+            Declared {
+                tunnel,
+                code: code.number() as u32,
+                message: shortened(&message),
+                ..Declared::default()
+            }
         };
         if let Err(error) = check_version(declare.version, &declare.requires) {
             return refuse(Code::Unsupported, error.to_string());
         }
-        let known =
-            declare.direction() == Direction::Forward && declare.protocol() == Protocol::Tcp;
+        // Compared as numbers: a kind that this version does not know must not pass for a known one.
+        let known = declare.direction == Direction::Forward as i32
+            && declare.protocol == Protocol::Tcp as i32;
         let [source] = declare.sources.as_slice() else {
             return refuse(
                 Code::Unsupported,
@@ -135,14 +141,14 @@ async fn stream(client: Arc<Client>, knock: Knock) {
         Ok(incoming) => incoming,
         Err(error) => return tracing::debug!(client = %client.name, %error, "stream dropped"),
     };
-    match incoming.header.class() {
-        StreamClass::Connect => connect(&client, incoming).await,
-        StreamClass::Probe => {
+    match StreamClass::try_from(incoming.header.class) {
+        Ok(StreamClass::Connect) => connect(&client, incoming).await,
+        Ok(StreamClass::Probe) => {
             if let Ok((sender, receiver, _seat)) = incoming.admit().await {
                 echo(sender, receiver, PROBE_MOST).await;
             }
         }
-        StreamClass::Incoming | StreamClass::Flow => {
+        Ok(StreamClass::Incoming | StreamClass::Flow) | Err(_) => {
             incoming
                 .refuse(Code::Unsupported, "this router does not know streams of this class")
                 .await;
@@ -179,7 +185,7 @@ async fn refuse(client: &Client, incoming: Incoming, target: &str, code: Code, r
     if client.shared.table.refuse(target, Some(client.name.as_str()), reason) {
         tracing::warn!(client = %client.name, target, code = code.name(), reason, "connection refused");
     }
-    incoming.refuse(code, reason).await;
+    incoming.refuse(code, &shortened(reason)).await;
 }
 
 /// What the client is told of a dial that failed. [STR-13]
@@ -202,6 +208,13 @@ fn is_exhaustion(error: i32) -> bool {
     cfg!(unix) && matches!(error, 23 | 24)
 }
 
+/// What a peer reads of a reason: the peer's own words may be in it, and a message has its limit.
+fn shortened(message: &str) -> String {
+    message.chars().take(REASON_MOST).collect()
+}
+
+/// Characters of a reason.
+const REASON_MOST: usize = 200;
 /// Bytes that a probe may carry.
 const PROBE_MOST: usize = 64 << 10;
 /// Tunnels of one session.

@@ -15,7 +15,7 @@ use crate::transport::{Connection, SendStream};
 use crate::tunnel::Identity;
 use crate::wire::{
     Accepted, Authenticate, Code, Control, Hello, Limits, Permissions, VERSION, check_version,
-    control as message,
+    control as message, decode,
 };
 
 /// The router's side: reads who knocks and checks every proof that needs no database. A peer that breaks the rules
@@ -30,29 +30,22 @@ pub async fn accept(
         let (send, receive) =
             connection.accept().await.map_err(|_| HandshakeError::from_end(&connection))?;
         let mut frames = FrameReader::new(receive, HANDSHAKE_LIMIT);
-        let hello = frames
-            .next::<Control>()
-            .await
-            .map_err(|e| HandshakeError::from_read(e, &connection))?;
-        let Some(message::Message::Hello(hello)) = hello.message else {
-            return Err(HandshakeError::Protocol(format!(
-                "{} instead of Hello",
-                kind(hello.message.as_ref())
-            )));
+        let lost = |error| HandshakeError::from_read(error, &connection);
+        let wrong = |found: &Control, due| {
+            HandshakeError::Protocol(format!("{} instead of {due}", kind(found.message.as_ref())))
+        };
+        let said = frames.next_bytes().await.map_err(lost)?;
+        let first: Control = decode(said.clone()).map_err(|error| lost(error.into()))?;
+        let Control { message: Some(message::Message::Hello(hello)) } = first else {
+            return Err(wrong(&first, "Hello"));
         };
         check_version(hello.version, &hello.requires)?;
-        let proof = frames
-            .next::<Control>()
-            .await
-            .map_err(|e| HandshakeError::from_read(e, &connection))?;
-        let Some(message::Message::Authenticate(proof)) = proof.message else {
-            return Err(HandshakeError::Protocol(format!(
-                "{} instead of Authenticate",
-                kind(proof.message.as_ref())
-            )));
+        let second = frames.next::<Control>().await.map_err(lost)?;
+        let Control { message: Some(message::Message::Authenticate(proof)) } = second else {
+            return Err(wrong(&second, "Authenticate"));
         };
         let exporter = connection.exporter();
-        let signed = signed_message(&exporter, &hello);
+        let signed = signed_message(&exporter, &said);
         verify(&connection.peer(), &signed, &proof.signature)
             .map_err(|_| HandshakeError::Protocol("the signature does not fit".to_owned()))?;
         let instance = Uuid::from_slice(&hello.instance)

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use super::Event;
 use super::frames::{FrameReader, ReceiveFrameError};
 use super::ledger::Ledger;
-use crate::transport::{Connection, SendStream};
+use crate::transport::{Connection, ReadError, SendStream};
 use crate::wire::{Code, Control, control, encode};
 
 /// Writes what is said and, gathered, what was delivered. Ends with the connection.
@@ -61,7 +61,7 @@ pub(super) async fn read(
     let violation = loop {
         let message = match frames.next::<Control>().await {
             Ok(Control { message }) => message,
-            Err(ReceiveFrameError::Stream(_)) => break None,
+            Err(ReceiveFrameError::Stream(ReadError::ConnectionLost(_))) => break None,
             Err(error) => break Some(error.to_string()),
         };
         let event = match message {

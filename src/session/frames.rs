@@ -41,9 +41,14 @@ impl FrameReader {
 
     /// The next message. Cancel-safe: bytes that have come stay in the buffer.
     pub(super) async fn next<M: Message + Default>(&mut self) -> Result<M, ReceiveFrameError> {
+        Ok(decode(self.next_bytes().await?)?)
+    }
+
+    /// The bytes of the next message, for who has to verify a signature over them. Cancel-safe.
+    pub(super) async fn next_bytes(&mut self) -> Result<Bytes, ReceiveFrameError> {
         loop {
             if let Framed::Whole(frame) = split_frame(&mut self.buffer, self.limit)? {
-                return Ok(decode(frame)?);
+                return Ok(frame);
             }
             match self.stream.read_chunk(READ_AT_ONCE, true).await? {
                 Some(chunk) => self.buffer.extend_from_slice(&chunk.bytes),

@@ -19,6 +19,7 @@ use crate::task::Tasks;
 use crate::transport::{Connection, SendStream};
 use crate::wire::{
     Authenticate, Code, Control, Hello, Unsupported, VERSION, check_version, control as message,
+    encode,
 };
 
 /// Who a client says it is, and what else it shows.
@@ -144,8 +145,9 @@ fn first_flight(connection: &Connection, keypair: &Keypair, introduction: &Intro
         conduit_version: env!("CARGO_PKG_VERSION").to_owned(),
         system: format!("{}-{}", std::env::consts::OS, std::env::consts::ARCH),
     };
+    let hello = Control { message: Some(message::Message::Hello(hello)) };
     let mut authenticate = Authenticate {
-        signature: keypair.sign(&signed_message(&exporter, &hello)).to_vec().into(),
+        signature: keypair.sign(&signed_message(&exporter, &hello.encode_to_vec())).to_vec().into(),
         ..Authenticate::default()
     };
     if let Some(token) = &introduction.token {
@@ -158,7 +160,7 @@ fn first_flight(connection: &Connection, keypair: &Keypair, introduction: &Intro
         authenticate.ticket_proof = ticket.secret.one_time_key().sign(&proven).to_vec().into();
     }
     let mut flight = BytesMut::new();
-    flight.extend_from_slice(&control::framed(message::Message::Hello(hello)));
+    encode(&hello, &mut flight);
     flight.extend_from_slice(&control::framed(message::Message::Authenticate(authenticate)));
     flight.freeze()
 }
@@ -194,9 +196,10 @@ pub(super) fn begin(
     Ok((session, received))
 }
 
-/// What the client's key signs: this connection and this Hello, so that neither can be used again. [SES-16]
-pub(super) fn signed_message(exporter: &[u8; 32], hello: &Hello) -> Vec<u8> {
-    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &hello.encode_to_vec());
+/// What the client's key signs: this connection and the bytes of this Hello, so that neither can be used again.
+/// [SES-16]
+pub(super) fn signed_message(exporter: &[u8; 32], hello: &[u8]) -> Vec<u8> {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, hello);
     [SIGNATURE_LABEL, exporter, digest.as_ref()].concat()
 }
 

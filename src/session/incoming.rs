@@ -1,10 +1,12 @@
 //! Streams of the peer: from a knock to a header to an answer.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 
 use super::frames::{FrameReader, ReceiveFrameError};
+use super::ledger::Outgoing;
 use super::receiver::Receiver;
 use super::sender::{SendError, Sender, number};
 use super::{Ended, Session};
@@ -73,9 +75,7 @@ impl Knock {
         let mut frames = FrameReader::new(self.receive, HEADER_LIMIT);
         let read = tokio::time::timeout(limit, frames.next::<StreamHeader>()).await;
         let header = match read {
-            Ok(Ok(header)) => {
-                check_version(header.version, &header.requires).map(|()| header).map_err(Into::into)
-            }
+            Ok(Ok(header)) => open_account(&self.session, header),
             Ok(Err(ReceiveFrameError::Stream(error))) => {
                 Err(OpenError::Lost { reason: error.to_string() })
             }
@@ -83,7 +83,7 @@ impl Knock {
             Err(_) => Err(OpenError::TooSlow),
         };
         let (mut receive, payload) = frames.into_parts();
-        let header = header.inspect_err(|error| {
+        let (header, account) = header.inspect_err(|error| {
             let code = number(match error {
                 OpenError::TooSlow => Code::TooSlow,
                 OpenError::Unsupported(_) => Code::Unsupported,
@@ -93,7 +93,7 @@ impl Knock {
             let _ = receive.stop(code);
         })?;
         let ledger = &self.session.0.ledger;
-        let sender = Sender::new(self.send, ledger, header.token);
+        let sender = Sender::new(self.send, ledger, header.token, account);
         let receiver = Receiver::with_payload(receive, ledger, header.token, payload);
         Ok(Incoming { header, sender, receiver, seat: self.seat })
     }
@@ -126,6 +126,18 @@ impl From<SendError> for OpenError {
     fn from(error: SendError) -> Self {
         Self::Lost { reason: error.to_string() }
     }
+}
+
+/// Judges a header that was read. [STR-1]
+fn open_account(
+    session: &Session,
+    header: StreamHeader,
+) -> Result<(StreamHeader, Arc<Outgoing>), OpenError> {
+    check_version(header.version, &header.requires)?;
+    let account = session.0.ledger.enter(header.token);
+    let account = account
+        .ok_or_else(|| OpenError::Malformed("the token names a stream that is open".to_owned()))?;
+    Ok((header, account))
 }
 
 /// A stream header or answer. [SES-2]

@@ -5,6 +5,7 @@
 //! sockets took them; writing ends stay within a window of undelivered bytes. `proto-spec/streams.md`, "Delivered".
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -100,11 +101,12 @@ impl Ledger {
         }
     }
 
-    /// Opens the account of a stream's sending direction.
-    pub(super) fn enter(&self, token: u64) -> Arc<Outgoing> {
-        let outgoing = Arc::new(Outgoing::default());
-        lock(&self.outgoing).insert(token, Arc::clone(&outgoing));
-        outgoing
+    /// Opens the account of a stream's sending direction; `None` when the token names a stream that is open.
+    pub(super) fn enter(&self, token: u64) -> Option<Arc<Outgoing>> {
+        match lock(&self.outgoing).entry(token) {
+            Entry::Occupied(_) => None,
+            Entry::Vacant(vacant) => Some(Arc::clone(vacant.insert(Arc::default()))),
+        }
     }
 
     /// Closes it: what is undelivered is so no longer.

@@ -139,9 +139,14 @@ impl Session {
         mut header: StreamHeader,
         payload: Bytes,
     ) -> Result<(Sender, Receiver), OpenError> {
-        header.token = self.0.next_token.fetch_add(1, Ordering::Relaxed);
         let (send, receive) = self.0.connection.open().await?;
-        let mut sender = Sender::new(send, &self.0.ledger, header.token);
+        let account = loop {
+            header.token = self.0.next_token.fetch_add(1, Ordering::Relaxed);
+            if let Some(account) = self.0.ledger.enter(header.token) {
+                break account;
+            }
+        };
+        let mut sender = Sender::new(send, &self.0.ledger, header.token, account);
         sender.send_header(&header, payload).await?;
         Ok((sender, Receiver::expecting_answer(receive, &self.0.ledger, header.token)))
     }

@@ -50,17 +50,14 @@ impl InFlight {
 }
 
 impl Sender {
-    pub(super) fn new(stream: SendStream, ledger: &Arc<Ledger>, token: u64) -> Self {
+    pub(super) fn new(
+        stream: SendStream,
+        ledger: &Arc<Ledger>,
+        token: u64,
+        account: Arc<Outgoing>,
+    ) -> Self {
         let growth = Growth::new(ledger.window_initial, ledger.window_max);
-        Self {
-            stream,
-            ledger: Arc::clone(ledger),
-            account: ledger.enter(token),
-            token,
-            sent: 0,
-            growth,
-            shared: false,
-        }
+        Self { stream, ledger: Arc::clone(ledger), account, token, sent: 0, growth, shared: false }
     }
 
     /// Header and first payload in one piece, so that they share a packet. [STR-2]
