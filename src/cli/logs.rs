@@ -66,8 +66,10 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<u8, Failure> {
     }
     if let Entry::Ended(record) = &entry {
         let why = record.last_error.as_deref().unwrap_or("as it was asked to");
-        let at = record.ended_at.as_deref().unwrap_or("at an unknown time");
-        warn(&format!("{} ended {at}: {why}", record.tunnel_id));
+        match record.ended_at.as_deref() {
+            Some(at) => warn(&format!("{} ended {at}: {why}", record.tunnel_id)),
+            None => warn(&format!("{}: {why}", record.tunnel_id)),
+        }
     }
     Ok(0)
 }

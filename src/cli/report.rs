@@ -33,8 +33,10 @@ pub(super) fn usage(error: &clap::Error) -> u8 {
         let _ = error.print();
     } else {
         let text = error.to_string();
-        let message = text.trim_start_matches("error: ").lines().next().unwrap_or_default();
-        warn(&as_json(&Failure::usage(message).with_hint("`conduit help` lists the options")));
+        let what = text.split("\n\nUsage").next().unwrap_or_default();
+        let words: Vec<&str> = what.trim_start_matches("error: ").split_whitespace().collect();
+        let failure = Failure::usage(words.join(" "));
+        warn(&as_json(&failure.with_hint("`conduit help` lists the options")));
     }
     if is_data { 0 } else { exit::USAGE }
 }

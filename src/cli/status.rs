@@ -122,7 +122,13 @@ fn health((record, answer): (Record, Result<Value, CallError>)) -> Health {
     let (status, is_silent) = answered(&record, answer);
     let probe = status.probe.as_ref();
     let is_up = !is_silent && status.state.is_serving() && probe.is_none_or(|probe| probe.ok);
-    let problem = probe.and_then(|probe| probe.error.clone()).or_else(|| status.last_error.clone());
+    let of_probe = probe.and_then(|probe| probe.error.clone());
+    // While there is no session the probe says only that, and the session's end says why.
+    let problem = if status.state.is_serving() {
+        of_probe.or_else(|| status.last_error.clone())
+    } else {
+        status.last_error.clone().or(of_probe)
+    };
     Health {
         id: status.id.to_string(),
         is_up,

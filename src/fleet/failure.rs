@@ -176,6 +176,23 @@ impl From<KeyError> for Failure {
     }
 }
 
+impl From<FileError> for Failure {
+    fn from(error: FileError) -> Self {
+        // A mode or an owner is something that somebody has set wrongly, like a line of a file.
+        let kind = if error.is_unsafe() { Kind::Config } else { Kind::System };
+        Self::new(kind, "file", error.to_string())
+    }
+}
+
+impl From<RegistryError> for Failure {
+    fn from(error: RegistryError) -> Self {
+        match error {
+            RegistryError::File(error) => error.into(),
+            error => Self::new(Kind::System, "registry", error.to_string()),
+        }
+    }
+}
+
 macro_rules! plain {
     ($($error:ty => $kind:ident, $code:literal;)*) => {$(
         impl From<$error> for Failure {
@@ -191,8 +208,6 @@ plain! {
     RoutersError => Config, "routers_file";
     HomeError => Config, "home";
     LogError => Config, "logging";
-    FileError => System, "file";
-    RegistryError => System, "registry";
     StoreError => System, "store";
     RandomError => System, "random";
 }

@@ -5,7 +5,9 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use super::failure::{Failure, Kind, exit};
-use crate::registry::{CallError, Presence, Record, Registry, Request, ask};
+use crate::files;
+use crate::registry::{CallError, Presence, Record, Registry, Request, ask, now_rfc3339};
+use crate::tunnel::TunnelState;
 
 /// How a process ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,9 +67,22 @@ async fn force(registry: &Registry, record: &Record, why: String) -> Result<Endi
     if !gone(registry, record, GRACE).await {
         return Err(cannot(format!("{why}, was killed, and is still there")));
     }
-    // The dead process could not record its end.
-    registry.purge_ended(Registry::KEEP_ENDED);
+    record_end(registry, record, &why);
     Ok(Ending::Forced(why))
+}
+
+/// The dead process could not record its end; that somebody wanted it is no crash.
+fn record_end(registry: &Registry, record: &Record, why: &str) {
+    let mut ended = record.clone();
+    ended.status = TunnelState::Stopped;
+    ended.ended_at = Some(now_rfc3339());
+    ended.last_error = Some(format!("killed: {why}"));
+    let path = registry.folder().join(format!("{}.json", record.tunnel_id));
+    let written = serde_json::to_vec_pretty(&ended).map(|bytes| files::replace(&path, &bytes));
+    if !matches!(written, Ok(Ok(()))) {
+        // Then it counts as crashed, as it would without this.
+        registry.purge_ended(Registry::KEEP_ENDED);
+    }
 }
 
 /// Waits until the process is gone: its lock is free, and with it every port that it had.

@@ -15,7 +15,7 @@ use crate::cli::service::{self, System};
 use crate::config::{Home, Logging, Overrides, RouterConfig};
 use crate::ends::DialSettings;
 use crate::fleet::{DRAIN, Failure, Kind, Signals, Tuning, pin_to_processors, serve_control};
-use crate::registry::{self, Claim, InviteParams, NewRecord, RecordConfig, Registry};
+use crate::registry::{self, Claim, ClaimError, InviteParams, NewRecord, RecordConfig, Registry};
 use crate::router::{self, Advertised, Running};
 use crate::store::Store;
 use crate::task::Tasks;
@@ -52,7 +52,7 @@ pub(super) fn run(args: &Options, context: &Context) -> Result<u8, Failure> {
         let signals = signals()?;
         let registry = context.registry()?;
         registry.purge_ended(Registry::KEEP_ENDED);
-        let claim = registry.claim(record(&config)?)?;
+        let claim = registry.claim(record(&config)?).map_err(not_claimed)?;
         let started = start(&config, &claim, context).await;
         match started {
             Ok(started) => started.serve(claim, signals, context).await.map(|()| 0),
@@ -205,6 +205,20 @@ async fn announce(
     context.line(&format!(
         "The ticket works once, until {until}; `conduit router invite` prints others."
     ))
+}
+
+/// The name is not the operator's choice, so the advice is another one than for a tunnel.
+fn not_claimed(error: ClaimError) -> Failure {
+    match error {
+        ClaimError::Running { record } => {
+            let bind = record.config.bind.map(|bind| format!(", on {bind}")).unwrap_or_default();
+            let message = format!("a router runs here already (pid {}{bind})", record.pid);
+            Failure::new(Kind::Tunnel, "already_running", message).with_hint(
+                "`conduit kill --tunnel router` ends it; another CONDUIT_HOME holds another one",
+            )
+        }
+        error => error.into(),
+    }
 }
 
 fn record(config: &RouterConfig) -> Result<NewRecord, Failure> {
