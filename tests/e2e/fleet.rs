@@ -1,0 +1,177 @@
+//! Many tunnels from one file: `up`, `down`, `up --foreground`.
+
+use std::net::SocketAddr;
+use std::process::Stdio;
+use std::time::Duration;
+
+use rustix::process::Signal;
+
+use crate::world::{Client, Router, Service, World, echo, eventually, kill, within};
+
+/// A router, an enrolled client without tunnels, and a target.
+fn cast(world: &World) -> (Router, Client, Service) {
+    let target = Service::echo();
+    let (router, client, tunnel) = world.tunnel_to(target.addr());
+    client.conduit(&["kill", "--tunnel", &tunnel.name]).succeeds();
+    (router, client, target)
+}
+
+fn file(world: &World, tunnels: &[(&str, SocketAddr)]) -> String {
+    let tunnels = tunnels.iter().map(|(name, source)| {
+        format!("[[tunnels]]\nname = \"{name}\"\nsource = \"{source}\"\nbind = \"127.0.0.1:0\"\n\n")
+    });
+    world.file("conduit.toml", tunnels.collect::<String>()).display().to_string()
+}
+
+fn bind_of(client: &Client, name: &str) -> SocketAddr {
+    let listed = client.list(&[]).into_iter().find(|tunnel| tunnel["name"] == name);
+    let listed = listed.unwrap_or_else(|| panic!("{name} does not run"));
+    listed["bind"].as_str().expect("an address").parse().expect("an address")
+}
+
+fn pid_of(client: &Client, name: &str) -> Option<u64> {
+    client.list(&[]).into_iter().find(|tunnel| tunnel["name"] == name)?["pid"].as_u64()
+}
+
+#[test]
+fn up_and_down_are_idempotent_and_what_changed_is_restarted() {
+    let world = World::new();
+    let (_router, client, target) = cast(&world);
+    let other = Service::greeting("other");
+    let path = file(&world, &[("a", target.addr()), ("b", target.addr())]);
+    let said = |outcome: &crate::world::Outcome, name: &str, word: &str| {
+        let all = format!("{}{}", outcome.stdout, outcome.stderr);
+        let found = all.lines().any(|line| line.contains(name) && line.contains(word));
+        assert!(found, "no line with {name:?} and {word:?}: {outcome}");
+    };
+    let up = client.conduit(&["up", "-f", &path]).succeeds();
+    said(&up, "a", "ready");
+    let (a, b) = (pid_of(&client, "a"), pid_of(&client, "b"));
+    let again = client.conduit(&["up", "-f", &path]).succeeds();
+    said(&again, "a", "already running");
+    assert_eq!((pid_of(&client, "a"), pid_of(&client, "b")), (a, b), "nothing was restarted");
+
+    file(&world, &[("a", target.addr()), ("b", other.addr())]);
+    let changed = client.conduit(&["up", "-f", &path]).succeeds();
+    said(&changed, "a", "already running");
+    said(&changed, "b", "changed");
+    assert_eq!(pid_of(&client, "a"), a);
+    assert_ne!(pid_of(&client, "b"), b);
+    let mut greeting = [0; 5];
+    let mut stream = std::net::TcpStream::connect(bind_of(&client, "b")).expect("a connection");
+    std::io::Read::read_exact(&mut stream, &mut greeting).expect("a greeting");
+    assert_eq!(&greeting, b"other");
+
+    // What this file started ends, also when it is no longer in it.
+    file(&world, &[("a", target.addr())]);
+    client.conduit(&["down", "-f", &path]).succeeds();
+    assert!(client.list(&[]).is_empty());
+    client.conduit(&["down", "-f", &path]).succeeds();
+}
+
+#[test]
+fn down_leaves_alone_what_others_started() {
+    let world = World::new();
+    let (_router, client, target) = cast(&world);
+    let path = file(&world, &[("a", target.addr())]);
+    client.conduit(&["up", "-f", &path]).succeeds();
+    let own = client.starts("mine", target.addr());
+    client.conduit(&["down", "-f", &path]).succeeds();
+    echo(&own.connect(), b"untouched").expect("the same bytes");
+}
+
+#[test]
+fn up_in_the_foreground_replaces_what_dies_and_drains_on_sigterm() {
+    let world = World::new();
+    let (_router, client, target) = cast(&world);
+    let path = file(&world, &[("a", target.addr()), ("b", target.addr())]);
+    let err = std::fs::File::create(world.path().join("up.err")).expect("a file");
+    let mut supervisor =
+        client.conduit(&["up", "--foreground", "-f", &path]).spawn(Stdio::null(), err);
+    let first = within(Duration::from_secs(20), "both run", || {
+        assert!(supervisor.try_wait().expect("a child").is_none(), "it ended");
+        Some((pid_of(&client, "a")?, pid_of(&client, "b")?))
+    });
+    kill(u32::try_from(first.0).expect("a pid"), Signal::KILL);
+    within(Duration::from_secs(20), "the dead one is replaced", || {
+        pid_of(&client, "a").is_some_and(|pid| pid != first.0).then_some(())
+    });
+    assert_eq!(pid_of(&client, "b"), Some(first.1), "the other one is untouched");
+    within(Duration::from_secs(10), "it works", || {
+        let stream = std::net::TcpStream::connect(bind_of(&client, "a")).ok()?;
+        echo(&stream, b"replaced").ok()
+    });
+    kill(supervisor.id(), Signal::TERM);
+    let status = within(Duration::from_secs(10), "the supervisor ends", || {
+        supervisor.try_wait().expect("a child")
+    });
+    assert_eq!(status.code(), Some(0));
+    assert!(client.list(&[]).is_empty());
+    eventually("no process is left", || {
+        crate::world::processes_of(client.home().path()).is_empty()
+    });
+}
+
+#[test]
+fn up_in_the_foreground_ends_with_an_error_when_a_tunnel_can_never_be_kept() {
+    let world = World::new();
+    let target = Service::echo();
+    let router = world.router();
+    let client = world.client("C");
+    let tunnel =
+        client.joins(&router.invite(&["--allow-target", "127.0.0.0/8:1-65535"]), target.addr());
+    client.conduit(&["kill", "--tunnel", &tunnel.name]).succeeds();
+    let path = file(
+        &world,
+        &[("good", target.addr()), ("denied", "10.1.1.1:80".parse().expect("an address"))],
+    );
+    let outcome =
+        client.conduit(&["up", "--foreground", "-f", &path]).limit(Duration::from_secs(50)).ends();
+    assert_ne!(outcome.code, Some(0), "{outcome}");
+    outcome.says("denied");
+    eventually("no process is left", || {
+        crate::world::processes_of(client.home().path()).is_empty()
+    });
+}
+
+#[test]
+fn a_tunnel_that_fails_does_not_stop_the_others_and_up_says_which() {
+    let world = World::new();
+    let target = Service::echo();
+    let router = world.router();
+    let client = world.client("C");
+    let tunnel =
+        client.joins(&router.invite(&["--allow-target", "127.0.0.0/8:1-65535"]), target.addr());
+    client.conduit(&["kill", "--tunnel", &tunnel.name]).succeeds();
+    let path = file(
+        &world,
+        &[("good", target.addr()), ("bad", "10.1.1.1:80".parse().expect("an address"))],
+    );
+    let outcome = client.conduit(&["up", "-f", &path]).ends();
+    assert!(matches!(outcome.code, Some(1 | 77)), "{outcome}");
+    assert!(format!("{}{}", outcome.stdout, outcome.stderr).contains("bad"), "{outcome}");
+    let stream = std::net::TcpStream::connect(bind_of(&client, "good")).expect("a connection");
+    echo(&stream, b"good").expect("the same bytes");
+}
+
+#[test]
+fn start_reads_the_settings_of_a_file_but_not_its_tunnels() {
+    let world = World::new();
+    let (router, client, target) = cast(&world);
+    let path = client.home().join("conduit.toml");
+    let text = format!(
+        "[router]\nhost = \"127.0.0.1\"\nport = {}\n\n[logging]\nformat = \"json\"\n\n\
+         [[tunnels]]\nname = \"of-the-file\"\nsource = \"10.0.0.1:1\"\nbind = \"127.0.0.1:0\"\n",
+        router.addr().port()
+    );
+    std::fs::write(path, text).expect("a file");
+    let tunnel = client.starts("adhoc", target.addr());
+    echo(&tunnel.connect(), b"adhoc").expect("the same bytes");
+    assert_eq!(client.list(&[]).len(), 1);
+    let log = tunnel.log();
+    let first = log.lines().next().expect("a line");
+    assert!(
+        serde_json::from_str::<serde_json::Value>(first).is_ok(),
+        "JSON, as the file says: {first}"
+    );
+}

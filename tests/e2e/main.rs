@@ -1,0 +1,37 @@
+//! The real binary between real programs, as a user runs it: homes in a temporary folder, traffic on loopback only.
+//!
+//! A missing program is a failure that names the Debian package. `CONDUIT_FULL=1` runs the full figures where
+//! ordinary runs take a sample; each such test prints which it took. Tests named `hNN_…` belong to the row of that
+//! number in the table of hostile inputs.
+#![cfg(target_os = "linux")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_macros,
+    clippy::unwrap_used,
+    reason = "a test reads its environment and prints its figures"
+)]
+
+mod world;
+
+mod admission;
+mod bulk;
+mod bypass;
+mod commands;
+mod configuration;
+mod control_socket;
+mod crashes;
+mod everyday;
+mod fleet;
+mod half_close;
+mod homes;
+mod http;
+mod outages;
+mod private_files;
+mod records;
+mod secrets;
+mod servers;
+mod signals;
+mod targets;
+mod tickets;
+mod tokens;
+mod unwelcome;

@@ -1,0 +1,191 @@
+//! Routers that are not there, vanish, come back, or move.
+
+use std::io::{Read, Write};
+use std::net::UdpSocket;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::world::{Service, Tunnel, World, echo, ends_with_reset, within};
+
+#[test]
+fn a_router_that_is_not_there_is_said_within_ten_seconds() {
+    let world = World::new();
+    let router = world.router();
+    let identity = router.identity();
+    let free = UdpSocket::bind("127.0.0.1:0")
+        .and_then(|s| s.local_addr())
+        .expect("a free port")
+        .to_string();
+    let silent = UdpSocket::bind("127.0.0.1:0").expect("a socket that never answers");
+    let silent_addr = silent.local_addr().expect("its address").to_string();
+    let client = world.client("C");
+    for addr in [free, silent_addr] {
+        client
+            .start("127.0.0.1:9")
+            .args(["--router", &addr, "--router-identity", &identity])
+            .exits(69)
+            .says(&addr)
+            .took_at_most(Duration::from_secs(12));
+    }
+    assert!(client.list(&[]).is_empty());
+    assert!(
+        crate::world::processes_of(client.home().path()).is_empty(),
+        "nothing is left half done"
+    );
+}
+
+#[test]
+fn a_port_where_something_else_answers_is_no_router() {
+    let world = World::new();
+    let router = world.router();
+    let chatter = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    chatter.set_read_timeout(Some(Duration::from_secs(15))).expect("a timeout");
+    let addr = chatter.local_addr().expect("its address").to_string();
+    thread::spawn(move || {
+        let mut packet = [0; 65_535];
+        while let Ok((length, from)) = chatter.recv_from(&mut packet) {
+            let _ = chatter.send_to(b"HTTP/1.1 400 Bad Request\r\n\r\n", from);
+            let _ = chatter.send_to(&packet[..length], from);
+        }
+    });
+    let client = world.client("C");
+    client
+        .start("127.0.0.1:9")
+        .args(["--router", &addr, "--router-identity", &router.identity()])
+        .exits(69)
+        .took_at_most(Duration::from_secs(12));
+}
+
+#[test]
+fn a_router_name_that_does_not_exist_is_said() {
+    let world = World::new();
+    let router = world.router();
+    let client = world.client("C");
+    let pin = router.identity();
+    let run = client.start("127.0.0.1:9").args([
+        "--router",
+        "no-such-host.invalid:9999",
+        "--router-identity",
+        &pin,
+    ]);
+    run.exits(69).says("no-such-host.invalid").took_at_most(Duration::from_secs(25));
+}
+
+#[test]
+fn a_router_that_nobody_vouches_for_is_refused_with_the_two_ways_to_trust_it() {
+    let world = World::new();
+    let router = world.router();
+    let client = world.client("C");
+    let outcome = client.start("127.0.0.1:9").args(["--router", &router.addr().to_string()]).ends();
+    assert!(matches!(outcome.code, Some(2 | 77 | 78)), "{outcome}");
+    outcome.says("--join").says("--router-identity");
+    let outcome = client.start("127.0.0.1:9").ends();
+    assert!(matches!(outcome.code, Some(2 | 77 | 78)), "no router at all: {outcome}");
+}
+
+#[test]
+fn ports_that_are_taken_are_said() {
+    let world = World::new();
+    let target = Service::echo();
+    let (router, client, tunnel) = world.tunnel_to(target.addr());
+    world
+        .home("R2")
+        .conduit(&["router", "--bind", &router.addr().to_string()])
+        .exits(1)
+        .says("in use")
+        .says(&router.addr().to_string());
+    let bind = tunnel.bind.to_string();
+    let source = target.addr().to_string();
+    client
+        .conduit(&["start", "--source", &source, "--bind", &bind, "--name", "late"])
+        .exits(1)
+        .says("in use")
+        .says(&bind);
+    let again = ["start", "--source", &source, "--bind", "127.0.0.1:0", "--name", &tunnel.name];
+    client.conduit(&again).exits(1).says(&tunnel.pid.to_string()).says(&bind);
+    assert_eq!(client.list(&[]).len(), 1, "the first one is untouched");
+    echo(&tunnel.connect(), b"untouched").expect("the same bytes");
+}
+
+#[test]
+fn a_second_router_in_one_home_is_refused() {
+    let world = World::new();
+    let router = world.router();
+    let outcome = router.command(&["--bind", "127.0.0.1:0"]).exits(1);
+    outcome.says(&router.pid().to_string());
+}
+
+#[test]
+fn after_kill_9_of_the_router_the_tunnel_comes_back_by_itself() {
+    let world = World::new();
+    let target = Service::echo();
+    let (mut router, _client, tunnel) = world.tunnel_to(target.addr());
+    for round in 0..3 {
+        let mut open = tunnel.connect();
+        open.write_all(b"a").expect("a byte");
+        open.read_exact(&mut [0]).expect("its echo");
+        router.dies();
+        router.returns();
+        let back = Instant::now();
+        open.write_all(b"b").expect("a byte into the void");
+        assert!(ends_with_reset(&open), "what was open is reset, not left hanging");
+        let reset_after = back.elapsed();
+        let works = until_it_works(&tunnel);
+        println!(
+            "round {round}: open connections reset after {reset_after:?}, new ones work after {works:?}"
+        );
+        assert!(
+            reset_after < Duration::from_secs(8) && works < Duration::from_secs(8),
+            "{reset_after:?} {works:?}"
+        );
+    }
+    assert!(tunnel.runs(), "it is the same process");
+}
+
+#[test]
+fn during_an_outage_new_connections_wait_and_are_served_when_the_router_is_back() {
+    let world = World::new();
+    let target = Service::echo();
+    let (mut router, client, tunnel) = world.tunnel_to(target.addr());
+    router.dies();
+    // Something has to be sent for the client to notice.
+    let waiting = tunnel.connect();
+    (&waiting).write_all(b"patience").expect("bytes");
+    within(Duration::from_secs(40), "the state says so", || {
+        let state = tunnel.listed()?["state"].as_str()?.to_owned();
+        (state == "reconnecting" || state == "degraded").then_some(())
+    });
+    assert_eq!(client.status().code, Some(1), "status is not healthy");
+    router.returns();
+    assert!(until_it_works(&tunnel) < Duration::from_secs(20));
+    within(Duration::from_secs(20), "healthy again", || {
+        (client.status().code == Some(0)).then_some(())
+    });
+}
+
+#[test]
+fn a_router_that_moved_is_found_by_its_known_key() {
+    let world = World::new();
+    let target = Service::echo();
+    let (mut router, client, tunnel) = world.tunnel_to(target.addr());
+    let before = router.addr();
+    client.conduit(&["kill", "--tunnel", &tunnel.name]).succeeds();
+    router.dies();
+    router.returns_at("127.0.0.1:0");
+    let now = router.addr().to_string();
+    assert_ne!(router.addr(), before);
+    let outcome =
+        client.start(target.addr()).args(["--name", "moved", "--router", &now]).succeeds();
+    echo(&client.started(&outcome).connect(), b"found").expect("the same bytes");
+    let remembered = client.starts("later", target.addr());
+    echo(&remembered.connect(), b"remembered").expect("the same bytes");
+}
+
+#[track_caller]
+fn until_it_works(tunnel: &Tunnel) -> Duration {
+    let start = Instant::now();
+    within(Duration::from_secs(40), "a new connection works", || {
+        echo(&tunnel.connect(), b"back?").ok()
+    });
+    start.elapsed()
+}

@@ -1,0 +1,133 @@
+//! Ctrl-C and SIGTERM: an orderly end at any moment.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::Child;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use crate::world::{Client, Service, World, echo, eventually, kill, within};
+
+#[test]
+fn ctrl_c_at_a_tunnel_in_the_foreground_drains_and_leaves_nothing() {
+    for signal in [Signal::INT, Signal::TERM] {
+        let world = World::new();
+        let target = Service::echo();
+        let router = world.router();
+        let client = world.client("C");
+        let (mut process, bind) = foreground(&world, &client, &router.invite(&[]), target.addr());
+        let mut stream = TcpStream::connect(bind).expect("a connection");
+        stream.write_all(b"a").expect("a byte");
+        stream.read_exact(&mut [0]).expect("its echo");
+        kill(process.id(), signal);
+        eventually("no new connection is accepted", || TcpStream::connect(bind).is_err());
+        assert!(process.try_wait().expect("a child").is_none(), "it waits for what is open");
+        echo(&stream, &[7; 100_000]).expect("what is open goes on to its end");
+        assert_eq!(ends(&mut process, Duration::from_secs(5)), Some(0));
+        leaves_nothing(&client, bind);
+    }
+}
+
+#[test]
+fn a_second_ctrl_c_ends_a_drain_at_once() {
+    let world = World::new();
+    let target = Service::echo();
+    let router = world.router();
+    let client = world.client("C");
+    let (mut process, bind) = foreground(&world, &client, &router.invite(&[]), target.addr());
+    let mut stream = TcpStream::connect(bind).expect("a connection");
+    stream.write_all(b"a").expect("a byte");
+    stream.read_exact(&mut [0]).expect("its echo");
+    kill(process.id(), Signal::INT);
+    eventually("no new connection is accepted", || TcpStream::connect(bind).is_err());
+    kill(process.id(), Signal::INT);
+    assert!(ends(&mut process, Duration::from_secs(3)).is_some());
+    leaves_nothing(&client, bind);
+}
+
+#[test]
+fn ctrl_c_at_the_router_ends_it_cleanly_and_the_clients_notice() {
+    for signal in [Signal::INT, Signal::TERM] {
+        let world = World::new();
+        let target = Service::echo();
+        let (mut router, _client, tunnel) = world.tunnel_to(target.addr());
+        echo(&tunnel.connect(), b"well").expect("the same bytes");
+        router.signal(signal);
+        assert_eq!(router.ends_within(Duration::from_secs(5)), Some(0));
+        within(Duration::from_secs(5), "the tunnel notices at once", || {
+            (tunnel.listed()?["state"] != "ready").then_some(())
+        });
+        let record = router.home().record("router").expect("its record");
+        assert_eq!(record["status"], "stopped", "{record}");
+        router.returns();
+        within(Duration::from_secs(20), "the tunnel comes back", || {
+            echo(&tunnel.connect(), b"back?").ok()
+        });
+    }
+}
+
+#[test]
+fn ctrl_c_while_the_first_connection_is_tried_leaves_nothing() {
+    let world = World::new();
+    let router = world.router();
+    let client = world.client("C");
+    let silent = std::net::UdpSocket::bind("127.0.0.1:0").expect("a router that never answers");
+    let addr = silent.local_addr().expect("its address").to_string();
+    let mut process = client
+        .start("127.0.0.1:9")
+        .args(["--router", &addr, "--router-identity", &router.identity()])
+        .spawn(std::process::Stdio::null(), std::process::Stdio::null());
+    // It is at it as soon as the first packet comes.
+    silent.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
+    silent.recv_from(&mut [0; 2_048]).expect("a first packet");
+    kill(process.id(), Signal::INT);
+    let code = ends(&mut process, Duration::from_secs(5));
+    assert_ne!(code, Some(0));
+    within(Duration::from_secs(15), "the tunnel process has ended too", || {
+        crate::world::processes_of(client.home().path()).is_empty().then_some(())
+    });
+    assert!(client.list(&[]).is_empty());
+}
+
+/// `conduit start --foreground`, ready.
+fn foreground(
+    world: &World,
+    client: &Client,
+    ticket: &str,
+    source: SocketAddr,
+) -> (Child, SocketAddr) {
+    let ticket = world.file("ticket", ticket);
+    let output = |name| File::create(world.path().join(name)).expect("a file");
+    let mut process = client
+        .start(source)
+        .args(["--foreground", "--name", "front", "--join"])
+        .arg(ticket)
+        .spawn(output("front.out"), output("front.err"));
+    let bind = within(Duration::from_secs(20), "the tunnel is ready", || {
+        assert!(process.try_wait().expect("a child").is_none(), "it ended before it was ready");
+        let record = client.home().record("front")?;
+        (record["status"] == "ready")
+            .then(|| record["config"]["bind"].as_str()?.parse().ok())
+            .flatten()
+    });
+    (process, bind)
+}
+
+#[track_caller]
+fn ends(process: &mut Child, limit: Duration) -> Option<i32> {
+    let start = Instant::now();
+    let status = within(limit, "the process ends", || process.try_wait().expect("a child"));
+    println!("ended {status} after {:?}", start.elapsed());
+    status.code()
+}
+
+#[track_caller]
+fn leaves_nothing(client: &Client, bind: SocketAddr) {
+    TcpListener::bind(bind).expect("the port is free");
+    assert!(client.list(&[]).is_empty());
+    let left = crate::world::files_below(client.home().path());
+    assert!(!left.iter().any(|file| file.extension().is_some_and(|e| e == "sock")), "{left:?}");
+    assert!(crate::world::processes_of(client.home().path()).is_empty());
+}

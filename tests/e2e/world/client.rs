@@ -1,0 +1,144 @@
+//! A client's home, and the tunnel processes that are started from it.
+
+use std::fs;
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use rustix::process::Signal;
+use serde_json::Value;
+
+use super::{Home, Outcome, Router, Run, eventually, kill, runs};
+
+pub(crate) struct Client {
+    home: Home,
+}
+
+/// A tunnel process that was ready once.
+#[derive(Clone)]
+pub(crate) struct Tunnel {
+    home: Home,
+    pub(crate) name: String,
+    pub(crate) bind: SocketAddr,
+    pub(crate) pid: u32,
+}
+
+impl Client {
+    pub(crate) fn new(home: Home) -> Self {
+        Self { home }
+    }
+
+    pub(crate) fn home(&self) -> &Home {
+        &self.home
+    }
+
+    pub(crate) fn conduit<S: AsRef<str>>(&self, arguments: &[S]) -> Run {
+        self.home.conduit(arguments)
+    }
+
+    /// `conduit start` to `source` on a free port; more options may follow.
+    pub(crate) fn start(&self, source: impl ToString) -> Run {
+        self.conduit(&["start", "--source", &source.to_string(), "--bind", "127.0.0.1:0"])
+    }
+
+    /// `conduit start --join -`.
+    pub(crate) fn join(&self, ticket: &str, source: impl ToString) -> Run {
+        self.start(source).args(["--join", "-"]).input(format!("{ticket}\n"))
+    }
+
+    /// `conduit start` at a router by address and identity, without a ticket.
+    pub(crate) fn pin(&self, router: &Router, source: impl ToString) -> Run {
+        let addr = router.addr().to_string();
+        self.start(source).args(["--router", &addr, "--router-identity", &router.identity()])
+    }
+
+    /// Enrols with a ticket and has its tunnel to `source`.
+    #[track_caller]
+    pub(crate) fn joins(&self, ticket: &str, source: impl ToString) -> Tunnel {
+        self.started(&self.join(ticket, source).succeeds())
+    }
+
+    /// Enrolled before, it starts one more tunnel.
+    #[track_caller]
+    pub(crate) fn starts(&self, name: &str, source: impl ToString) -> Tunnel {
+        self.started(&self.start(source).args(["--name", name]).succeeds())
+    }
+
+    /// What the line of a `start` that succeeded says:
+    /// `  tcp-8080   127.0.0.1:8080 → 10.2.0.2:8080   ready (23 ms, quic)   pid 4711`.
+    #[track_caller]
+    pub(crate) fn started(&self, outcome: &Outcome) -> Tunnel {
+        let lines: Vec<_> = outcome.stdout.lines().filter(|line| line.contains('→')).collect();
+        let [line] = lines[..] else { panic!("one line was expected: {outcome}") };
+        let words: Vec<_> = line.split_whitespace().collect();
+        assert!(words.len() >= 8 && words[2] == "→" && words[4] == "ready", "{outcome}");
+        assert!(line.contains("quic)") && words[words.len() - 2] == "pid", "{outcome}");
+        Tunnel {
+            home: self.home.clone(),
+            name: words[0].to_owned(),
+            bind: words[1]
+                .parse()
+                .unwrap_or_else(|_| panic!("a real port was expected: {outcome}")),
+            pid: words[words.len() - 1]
+                .parse()
+                .unwrap_or_else(|_| panic!("a pid was expected: {outcome}")),
+        }
+    }
+
+    /// The tunnels that `conduit list` knows.
+    #[track_caller]
+    pub(crate) fn list(&self, options: &[&str]) -> Vec<Value> {
+        let outcome = self.conduit(&["list", "-o", "json"]).args(options).succeeds();
+        let json = outcome.json();
+        assert_eq!(json["schema"], "conduit.list/1", "{outcome}");
+        json["tunnels"].as_array().unwrap_or_else(|| panic!("no tunnels: {outcome}")).clone()
+    }
+
+    /// `conduit status -o json`, whatever its exit code.
+    pub(crate) fn status(&self) -> Outcome {
+        self.conduit(&["status", "-o", "json"]).ends()
+    }
+}
+
+impl Tunnel {
+    #[track_caller]
+    pub(crate) fn connect(&self) -> TcpStream {
+        let stream = TcpStream::connect(self.bind).expect("a connection to the tunnel");
+        stream.set_read_timeout(Some(Duration::from_secs(30))).expect("a timeout");
+        stream.set_write_timeout(Some(Duration::from_secs(30))).expect("a timeout");
+        stream.set_nodelay(true).expect("no delay");
+        stream
+    }
+
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.bind)
+    }
+
+    pub(crate) fn runs(&self) -> bool {
+        runs(self.pid)
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill(self.pid, signal);
+    }
+
+    /// `kill -9`.
+    #[track_caller]
+    pub(crate) fn dies(&self) {
+        self.signal(Signal::KILL);
+        eventually("the killed tunnel process is gone", || !self.runs());
+    }
+
+    /// Its log file, rotated ones left out.
+    pub(crate) fn log(&self) -> String {
+        let record = self.home.record(&self.name).unwrap_or_default();
+        let id = record["tunnel_id"].as_str().unwrap_or_default().to_owned();
+        fs::read_to_string(self.home.join("tunnels").join(format!("{id}.log"))).unwrap_or_default()
+    }
+
+    /// Its element of `conduit list -o json`, if it is listed.
+    #[track_caller]
+    pub(crate) fn listed(&self) -> Option<Value> {
+        let client = Client { home: self.home.clone() };
+        client.list(&[]).into_iter().find(|tunnel| tunnel["name"] == self.name.as_str())
+    }
+}

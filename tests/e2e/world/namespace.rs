@@ -1,0 +1,31 @@
+//! A test in namespaces of its own: it may mount, and its loopback is nobody else's.
+
+use std::time::Duration;
+
+use super::Run;
+
+/// Runs `body` in new user, mount and network namespaces with the loopback interface up, by running this very test
+/// (`name`, with its module) again in there. `body` may use `mount`, and any port.
+pub(crate) fn in_namespace(name: &str, body: impl FnOnce()) {
+    if std::env::var_os(INSIDE).is_some() {
+        return body();
+    }
+    super::require("ip");
+    super::require("mount");
+    let mut unshare = Run::program("unshare").args(["--mount", "--net"]);
+    if !rustix::process::geteuid().is_root() {
+        unshare = unshare.args(["--user", "--map-root-user"]);
+    }
+    let test = std::env::current_exe().expect("this program");
+    let outcome = unshare
+        .args(["sh", "-c", "ip link set lo up && exec \"$0\" --exact \"$1\" --nocapture"])
+        .arg(test)
+        .arg(name)
+        .env(INSIDE, "1")
+        .limit(Duration::from_secs(60))
+        .ends();
+    assert!(outcome.stdout.contains("1 passed"), "{outcome}");
+}
+
+/// Set for the inner run. No name of Conduit's own: those are removed for what the test starts.
+const INSIDE: &str = "E2E_INSIDE_NAMESPACE";

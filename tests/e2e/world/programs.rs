@@ -1,0 +1,183 @@
+//! Real servers, each in a folder of its own on a free port.
+
+use std::fs;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::time::Duration;
+
+use super::{Run, within};
+
+pub(crate) struct Nginx {
+    server: Server,
+    folder: PathBuf,
+}
+
+pub(crate) struct Redis(Server);
+
+pub(crate) struct Sshd {
+    server: Server,
+    folder: PathBuf,
+}
+
+/// A server process; ends with this value.
+struct Server {
+    process: Child,
+    addr: SocketAddr,
+}
+
+impl Server {
+    /// Starts a server that has to be told its port. Somebody may take a free port before the server does: then
+    /// another one.
+    fn start(name: &str, folder: &Path, run: impl Fn(u16) -> Run) -> Self {
+        for _ in 0..5 {
+            let addr =
+                TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port");
+            let log = || fs::File::create(folder.join(format!("{name}.err"))).expect("a log file");
+            let mut process = run(addr.port()).spawn(Stdio::null(), log());
+            let up = within(Duration::from_secs(10), &format!("{name} answers"), || {
+                if process.try_wait().expect("a child").is_some() {
+                    return Some(false);
+                }
+                TcpStream::connect(addr).is_ok().then_some(true)
+            });
+            if up && process.try_wait().expect("a child").is_none() {
+                return Self { process, addr };
+            }
+        }
+        let said = fs::read_to_string(folder.join(format!("{name}.err"))).unwrap_or_default();
+        panic!("{name} does not start: {said}");
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // nginx ends its workers only when it is asked to.
+        super::kill(self.process.id(), rustix::process::Signal::TERM);
+        for _ in 0..200 {
+            if matches!(self.process.try_wait(), Ok(Some(_))) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+impl Nginx {
+    /// Serves the files of `folder()`, and takes files by PUT.
+    pub(crate) fn start(world: &Path) -> Self {
+        let folder = world.join("nginx");
+        fs::create_dir_all(folder.join("www")).expect("a folder");
+        let user = if rustix::process::geteuid().is_root() { "user root;" } else { "" };
+        let server = Server::start("nginx", &folder, |port| {
+            let config = format!(
+                "{user} daemon off; worker_processes 1; pid nginx.pid; error_log nginx.log;
+                 events {{ worker_connections 4096; }}
+                 http {{ access_log off; client_max_body_size 0; client_body_temp_path body; proxy_temp_path proxy;
+                   fastcgi_temp_path fastcgi; uwsgi_temp_path uwsgi; scgi_temp_path scgi;
+                   keepalive_requests 100000;
+                   server {{ listen 127.0.0.1:{port}; root www; location / {{ dav_methods PUT; }} }} }}"
+            );
+            fs::write(folder.join("nginx.conf"), config).expect("nginx.conf");
+            Run::program("nginx").args(["-p"]).arg(&folder).args([
+                "-c",
+                "nginx.conf",
+                "-e",
+                "nginx.log",
+            ])
+        });
+        Self { server, folder }
+    }
+
+    pub(crate) fn addr(&self) -> SocketAddr {
+        self.server.addr
+    }
+
+    /// A file that it serves or was sent.
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.folder.join("www").join(name)
+    }
+}
+
+impl Redis {
+    pub(crate) fn start(world: &Path) -> Self {
+        let folder = world.join("redis");
+        fs::create_dir_all(&folder).expect("a folder");
+        Self(Server::start("redis-server", &folder, |port| {
+            let run = Run::program("redis-server").args([
+                "--bind",
+                "127.0.0.1",
+                "--save",
+                "",
+                "--appendonly",
+                "no",
+            ]);
+            run.args(["--port", &port.to_string(), "--dir"]).arg(&folder)
+        }))
+    }
+
+    pub(crate) fn addr(&self) -> SocketAddr {
+        self.0.addr
+    }
+}
+
+impl Sshd {
+    /// Lets whoever runs the test in, with the key of `scp`.
+    pub(crate) fn start(world: &Path) -> Self {
+        let folder = world.join("sshd");
+        fs::create_dir_all(&folder).expect("a folder");
+        if rustix::process::geteuid().is_root() {
+            // Where sshd wants to lock its helper in; the package's service makes it at start.
+            fs::create_dir_all("/run/sshd").expect("/run/sshd");
+        }
+        for key in ["host", "user"] {
+            let file = folder.join(key);
+            Run::program("ssh-keygen")
+                .args(["-q", "-t", "ed25519", "-N", "", "-f"])
+                .arg(&file)
+                .succeeds();
+        }
+        fs::copy(folder.join("user.pub"), folder.join("authorized")).expect("authorized keys");
+        let server = Server::start("sshd", &folder, |port| {
+            let config = format!(
+                "Port {port}\nListenAddress 127.0.0.1\nHostKey {0}/host\nAuthorizedKeysFile {0}/authorized\n\
+                 PidFile none\nStrictModes no\nUsePAM no\nPermitRootLogin yes\nPasswordAuthentication no\n\
+                 Subsystem sftp internal-sftp\n",
+                folder.display()
+            );
+            fs::write(folder.join("sshd_config"), config).expect("sshd_config");
+            Run::program("sshd").args(["-D", "-e", "-f"]).arg(folder.join("sshd_config"))
+        });
+        Self { server, folder }
+    }
+
+    pub(crate) fn addr(&self) -> SocketAddr {
+        self.server.addr
+    }
+
+    /// `scp` to `port` of 127.0.0.1; add source and destination.
+    pub(crate) fn scp(&self, port: u16) -> Run {
+        let key = self.folder.join("user");
+        Run::program("scp")
+            .args([
+                "-q",
+                "-B",
+                "-o",
+                "StrictHostKeyChecking=no",
+                "-o",
+                "UserKnownHostsFile=/dev/null",
+            ])
+            .args([
+                "-o",
+                "IdentitiesOnly=yes",
+                "-o",
+                "LogLevel=ERROR",
+                "-P",
+                &port.to_string(),
+                "-i",
+            ])
+            .arg(key)
+    }
+}

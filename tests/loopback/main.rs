@@ -1,0 +1,11 @@
+//! Router and tunnel in one process, over loopback: needs no program beside this one, and runs wherever the library
+//! compiles.
+//!
+//! Tests named `hNN_…` belong to the row of that number in the table of hostile inputs.
+#![allow(clippy::disallowed_macros, reason = "a test prints its figures")]
+
+mod bytes;
+mod hostile;
+mod isolation;
+mod stage;
+mod stranger;
