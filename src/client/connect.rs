@@ -77,7 +77,7 @@ pub async fn enrol(
 pub(super) struct Established {
     pub(super) session: Session,
     pub(super) events: mpsc::Receiver<Event>,
-    pub(super) endpoint: ClientEndpoint,
+    pub(super) endpoint: Arc<ClientEndpoint>,
     pub(super) addr: HostPort,
 }
 
@@ -97,7 +97,7 @@ pub(super) async fn establish(
     let (session, events) = initiate(connection, keypair, introduction, settings, tasks)
         .await
         .map_err(|error| StartError::from_handshake(error, remote))?;
-    Ok(Established { session, events, endpoint, addr })
+    Ok(Established { session, events, endpoint: Arc::new(endpoint), addr })
 }
 
 async fn resolve(router: &RouterAddress) -> Result<Vec<(HostPort, SocketAddr)>, StartError> {

@@ -45,6 +45,13 @@ impl Link {
         found.ok()?.ok()?.clone()
     }
 
+    /// From here on whoever needs a session gets this one.
+    pub(super) fn publish(&self, established: &Established) {
+        *self.endpoint.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some(Arc::clone(&established.endpoint));
+        self.session.send_replace(Some(established.session.clone()));
+    }
+
     pub(super) fn last_error(&self) -> Option<String> {
         self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -154,12 +161,10 @@ async fn declare(settings: &Settings, established: &mut Established) -> Result<(
 pub(super) async fn keep(shared: Arc<Shared>, tasks: Tasks, first: Established) {
     let mut established = first;
     loop {
-        let Established { session, events, endpoint, addr } = established;
+        shared.link.publish(&established);
+        let Established { session, events, addr, .. } = established;
         let version = session.terms().peer_version.clone();
         tracing::info!(router = %addr, version, carrier = super::CARRIER, "session up");
-        *shared.link.endpoint.lock().unwrap_or_else(PoisonError::into_inner) =
-            Some(Arc::new(endpoint));
-        shared.link.session.send_replace(Some(session.clone()));
         shared.set_state(TunnelState::Ready);
         let reason = until_end(&session, events).await;
         shared.link.session.send_replace(None);

@@ -140,6 +140,7 @@ pub async fn start(settings: Settings) -> Result<Running, StartError> {
         settings,
     });
     let (calls, received) = mpsc::channel(CALLS);
+    shared.link.publish(&first);
     tasks.spawn_until_cancelled("link", link::keep(Arc::clone(&shared), tasks.clone(), first));
     tasks.spawn("accept", forward::accept(Arc::clone(&shared), tasks.clone(), listener));
     tasks.spawn_until_cancelled(
