@@ -48,7 +48,7 @@ async fn round_trip(session: &Session) -> Result<(), String> {
         let more = poll_fn(|cx| receiver.poll_receive(cx, &mut queue)).await;
         let Some(length) = more.map_err(|error| error.to_string())? else { break };
         received += length;
-        receiver.delivered(received as u64);
+        receiver.delivered(received as u64, true);
     }
     let echoed: Vec<u8> = queue.into_iter().flatten().collect();
     if echoed == payload { Ok(()) } else { Err("other bytes came back than were sent".to_owned()) }

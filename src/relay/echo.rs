@@ -22,7 +22,7 @@ pub async fn echo(mut sender: Sender, mut receiver: Receiver, limit: usize) {
                 return;
             }
         }
-        receiver.delivered(received as u64);
+        receiver.delivered(received as u64, true);
     }
     sender.finish();
     // The peer says when it has read everything; if it never does, the session's end is the end of this too.

@@ -245,7 +245,7 @@ fn poll_download(
                 queue.advance(written);
                 let total =
                     counters.received.fetch_add(written as u64, Ordering::Relaxed) + written as u64;
-                receiver.delivered(total);
+                receiver.delivered(total, queue.is_empty());
             }
             Poll::Ready(Err(error)) => return Poll::Ready(Err(EndedBy::Socket(error.to_string()))),
             Poll::Pending => {

@@ -25,6 +25,8 @@ pub(super) struct Ledger {
     pub(super) window_max: u64,
     budget: u64,
     undelivered: AtomicU64,
+    /// Streams whose sending direction has an account.
+    open: AtomicU64,
     closed: AtomicBool,
     outgoing: Mutex<HashMap<u64, Arc<Outgoing>>>,
     unreported: Mutex<Vec<Arc<Mark>>>,
@@ -63,6 +65,7 @@ impl Ledger {
             window_max: settings.window_max,
             budget: settings.budget,
             undelivered: AtomicU64::new(0),
+            open: AtomicU64::new(0),
             closed: AtomicBool::new(false),
             outgoing: Mutex::default(),
             unreported: Mutex::default(),
@@ -105,13 +108,17 @@ impl Ledger {
     pub(super) fn enter(&self, token: u64) -> Option<Arc<Outgoing>> {
         match lock(&self.outgoing).entry(token) {
             Entry::Occupied(_) => None,
-            Entry::Vacant(vacant) => Some(Arc::clone(vacant.insert(Arc::default()))),
+            Entry::Vacant(vacant) => {
+                self.open.fetch_add(1, Ordering::Relaxed);
+                Some(Arc::clone(vacant.insert(Arc::default())))
+            }
         }
     }
 
     /// Closes it: what is undelivered is so no longer.
     pub(super) fn leave(&self, token: u64) {
         if let Some(outgoing) = lock(&self.outgoing).remove(&token) {
+            self.open.fetch_sub(1, Ordering::Relaxed);
             let sent = outgoing.sent.load(Ordering::Relaxed);
             let open = sent - outgoing.delivered.swap(sent, Ordering::Relaxed);
             self.undelivered.fetch_sub(open, Ordering::Relaxed);
@@ -127,8 +134,11 @@ impl Ledger {
     /// How many undelivered bytes a stream with the window `window` may have, `own` of which it has: bounded by the
     /// path and by its share of what is left of the budget. [STR-22] [STR-23]
     pub(super) fn allowance(&self, window: u64, own: u64) -> u64 {
-        let left = self.budget.saturating_sub(self.undelivered());
-        let share = (own + left / SHARE).max(FLOOR);
+        let reserve = self.budget / RESERVE;
+        let open = self.open.load(Ordering::Relaxed).max(1);
+        let floor = (reserve / open).clamp(FLOOR, self.window_initial.max(FLOOR));
+        let left = (self.budget - reserve).saturating_sub(self.undelivered());
+        let share = (own + left / SHARE).max(floor);
         window.min(self.cap.load(Ordering::Relaxed)).min(share)
     }
 
@@ -173,17 +183,21 @@ impl Ledger {
         })
     }
 
-    /// The socket took the stream's bytes up to `offset`: reported within 10 ms, or at once when it is much.
-    pub(super) fn delivered(&self, mark: &Arc<Mark>, offset: u64) {
+    /// The socket took the stream's bytes up to `offset`: reported within 10 ms, or at once when it is much. When the
+    /// socket has caught up with everything that came, less is much: the sender may be waiting for just this.
+    pub(super) fn delivered(&self, mark: &Arc<Mark>, offset: u64, caught_up: bool) {
         mark.delivered.store(offset, Ordering::Relaxed);
         if !mark.listed.swap(true, Ordering::AcqRel) {
             lock(&self.unreported).push(Arc::clone(mark));
             self.reports.notify_one();
         }
         let pending = offset - mark.reported.load(Ordering::Relaxed);
-        if pending >= (offset / 16).clamp(REPORT_LEAST, REPORT_MOST)
-            && !self.urgent.swap(true, Ordering::AcqRel)
-        {
+        let much = if caught_up {
+            REPORT_CAUGHT_UP
+        } else {
+            (offset / 16).clamp(REPORT_LEAST, REPORT_MOST)
+        };
+        if pending >= much && !self.urgent.swap(true, Ordering::AcqRel) {
             self.reports.notify_one();
         }
     }
@@ -223,13 +237,18 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// One stream may take a quarter of what is left, so a latecomer always finds something.
 const SHARE: u64 = 4;
-/// What a stream may have even when nothing is left: no stream ever stands still for the others' sake.
+/// A quarter of the budget is for streams that come, or start again, when others hold the rest and do not move: all
+/// open ones have an equal part of it.
+const RESERVE: u64 = 4;
+/// What a stream may have at the very least: none ever stands still for the others' sake.
 const FLOOR: u64 = 4 << 10;
 /// How often the path is looked at while reports come in.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// A report leaves at once from so many bytes: a sixteenth of what the stream has carried, between these two. The
 /// first window, 256 KiB, then sees four reports, and a stream at 10 Gbit/s makes a thousand a second.
 const REPORT_LEAST: u64 = 64 << 10;
+/// Below a request or an answer nobody waits for the report.
+const REPORT_CAUGHT_UP: u64 = 32 << 10;
 const REPORT_MOST: u64 = 1 << 20;
 /// 18 bytes at most each: a message stays below 64 KiB.
 const ENTRIES: usize = 3_000;

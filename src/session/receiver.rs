@@ -133,9 +133,10 @@ impl Receiver {
         Ok(rest)
     }
 
-    /// The socket took the payload up to `offset`, counted from the stream's start. [STR-20]
-    pub fn delivered(&self, offset: u64) {
-        self.ledger.delivered(&self.mark, offset);
+    /// The socket took the payload up to `offset`, counted from the stream's start; `caught_up` when nothing that has
+    /// come waits for it. [STR-20]
+    pub fn delivered(&self, offset: u64, caught_up: bool) {
+        self.ledger.delivered(&self.mark, offset, caught_up);
     }
 
     /// Wants no more bytes. [STR-6]
