@@ -98,7 +98,7 @@ struct Shared {
 }
 
 /// Starts a router; the socket is bound when this returns.
-pub async fn start(settings: Settings) -> Result<Running, StartError> {
+pub async fn start(mut settings: Settings) -> Result<Running, StartError> {
     let endpoint = RouterEndpoint::bind(
         &settings.transport,
         &settings.keypair,
@@ -108,6 +108,10 @@ pub async fn start(settings: Settings) -> Result<Running, StartError> {
     let local_addr = endpoint
         .local_addr()
         .map_err(|source| EndpointError::Socket { addr: settings.bind, source })?;
+    // With port 0 the real one is known only now.
+    for address in settings.advertise.iter_mut().filter(|address| address.port == 0) {
+        address.port = local_addr.port();
+    }
     let tasks = Tasks::new();
     let sessions = Sessions::default();
     let shared = Arc::new(Shared {
