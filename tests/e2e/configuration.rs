@@ -39,7 +39,7 @@ fn h83_marks_line_ends_depth_and_size_do_no_harm() {
     std::fs::File::create(&huge).expect("a file").set_len(100 << 20).expect("100 MiB, sparse");
     let outcome =
         client.conduit(&["config", "validate", "-f", huge.to_str().expect("UTF-8")]).exits(78);
-    outcome.says("1 MiB").took_at_most(Duration::from_secs(2));
+    outcome.says("larger than").took_at_most(Duration::from_secs(2));
     validate(&world, &client, &[0xff, 0xfe, b'[']).exits(78);
     let missing = client.conduit(&["config", "validate", "-f", "/nowhere/conduit.toml"]).exits(78);
     missing.says("/nowhere/conduit.toml");

@@ -11,19 +11,14 @@ fn two_commands_make_a_tunnel_that_carries_bytes_both_ways() {
     let world = World::new();
     let target = Service::echo();
     let router = world.router();
+    eventually("nobody is at a terminal: the way to a ticket is named", || {
+        format!("{}{}", router.printed(), router.log()).contains("conduit router invite")
+    });
     let printed = format!("{}{}", router.printed(), router.log());
     assert!(printed.contains(&router.identity()), "the identity is printed: {printed}");
-    assert!(
-        printed.contains("conduit router invite"),
-        "nobody at a terminal: the way to a ticket is named: {printed}"
-    );
-    assert!(!printed.contains("cdt1_"), "nobody at a terminal: no ticket is printed: {printed}");
+    assert!(!printed.contains("cdt1_"), "nobody is at a terminal: no ticket is printed: {printed}");
     let tunnel = world.client("C").joins(&router.invite(&[]), target.addr());
-    assert_eq!(
-        tunnel.name,
-        format!("tcp-{}", tunnel.bind.port()),
-        "the default name is made of the real port"
-    );
+    assert_eq!(tunnel.name, format!("tcp-{}", target.addr().port()), "no port was asked for");
     echo(&tunnel.connect(), &noise(1, 3_000_001)).expect("the same bytes");
     assert_eq!(target.connects(), 1);
 }
@@ -131,15 +126,19 @@ fn kill_drains_first_and_lets_a_connection_finish() {
 }
 
 #[test]
-fn kill_that_has_to_force_says_so() {
+fn kill_cuts_off_what_is_still_open_after_the_drain_and_says_when_it_had_to_force() {
     let world = World::new();
     let target = Service::echo();
     let (_router, client, tunnel) = world.tunnel_to(target.addr());
     let mut stream = tunnel.connect();
     stream.write_all(b"a").expect("a byte");
     stream.read_exact(&mut [0]).expect("its echo");
-    client.conduit(&["kill", "--tunnel", &tunnel.name, "--drain", "200ms"]).exits(69);
+    let kill = ["kill", "--tunnel", &tunnel.name, "--drain", "200ms"];
+    let outcome = client.conduit(&kill).ends().took_at_most(Duration::from_secs(5));
+    assert!(matches!(outcome.code, Some(0 | 69)), "{outcome}");
+    assert!(crate::world::ends_with_reset(&stream));
     assert!(!tunnel.runs());
+
     let second = client.starts("second", target.addr());
     let _open = second.connect();
     client
@@ -147,6 +146,14 @@ fn kill_that_has_to_force_says_so() {
         .ends()
         .took_at_most(Duration::from_secs(5));
     assert!(!second.runs());
+
+    let hanging = client.starts("hanging", target.addr());
+    hanging.signal(rustix::process::Signal::STOP);
+    client
+        .conduit(&["kill", "--tunnel", "hanging", "--force"])
+        .exits(69)
+        .took_at_most(Duration::from_secs(10));
+    assert!(!hanging.runs());
 }
 
 #[test]

@@ -45,7 +45,7 @@ fn up_and_down_are_idempotent_and_what_changed_is_restarted() {
         assert!(found, "no line with {name:?} and {word:?}: {outcome}");
     };
     let up = client.conduit(&["up", "-f", &path]).succeeds();
-    said(&up, "a", "ready");
+    said(&up, "a", "started");
     let (a, b) = (pid_of(&client, "a"), pid_of(&client, "b"));
     let again = client.conduit(&["up", "-f", &path]).succeeds();
     said(&again, "a", "already running");

@@ -174,8 +174,10 @@ fn a_router_that_moved_is_found_by_its_known_key() {
     router.returns_at("127.0.0.1:0");
     let now = router.addr().to_string();
     assert_ne!(router.addr(), before);
-    let outcome =
-        client.start(target.addr()).args(["--name", "moved", "--router", &now]).succeeds();
+    let moved = || client.start(target.addr()).args(["--name", "moved", "--router", &now]);
+    // An address alone tells nothing from an impostor, and the key to add is named.
+    moved().exits(77).says(&router.identity());
+    let outcome = moved().args(["--router-identity", &router.identity()]).succeeds();
     echo(&client.started(&outcome).connect(), b"found").expect("the same bytes");
     let remembered = client.starts("later", target.addr());
     echo(&remembered.connect(), b"remembered").expect("the same bytes");

@@ -100,12 +100,16 @@ fn a_target_that_can_never_be_allowed_fails_the_start() {
     let router = world.router();
     let client = world.client("C");
     let ticket = router.invite(&["--allow-target", "10.2.0.0/16:80,443", "--name", "ci"]);
-    client.join(&ticket, target.addr()).exits(77).says("denied").says(&target.addr().to_string());
+    client
+        .join(&ticket, target.addr())
+        .exits(77)
+        .says("does not allow")
+        .says(&target.addr().to_string());
     assert!(client.list(&[]).is_empty());
     assert_eq!(target.connects(), 0);
     client.started(&client.start("10.2.0.2:80").succeeds());
-    client.start("10.2.0.2:81").args(["--name", "port"]).exits(77).says("denied");
-    assert!(router.log().contains("denied"), "{}", router.log());
+    client.start("10.2.0.2:81").args(["--name", "port"]).exits(77).says("does not allow");
+    assert!(router.log().contains("tunnel refused"), "{}", router.log());
 }
 
 #[test]

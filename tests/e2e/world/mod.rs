@@ -146,23 +146,39 @@ impl Home {
     /// Every record that is JSON, as it lies on the disk.
     pub(crate) fn records(&self) -> Vec<Value> {
         let Ok(entries) = fs::read_dir(self.join("tunnels")) else { return Vec::new() };
-        entries
-            .flatten()
-            .filter(|entry| entry.path().extension().is_some_and(|e| e == "json"))
-            .filter_map(|entry| serde_json::from_slice(&fs::read(entry.path()).ok()?).ok())
-            .collect()
+        entries.flatten().filter_map(|entry| read_record(&entry.path())).collect()
     }
 
-    /// The record whose name is `name`.
+    /// The record whose name is `name`: the live one, else the one that was written last.
     pub(crate) fn record(&self, name: &str) -> Option<Value> {
-        self.records().into_iter().find(|record| record["name"] == name)
+        let named = self.records().into_iter().filter(|record| record["name"] == name);
+        named.max_by_key(|record| {
+            let pid = record["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok());
+            let written = fs::metadata(self.file_of(record)).and_then(|m| m.modified()).ok();
+            (pid.is_some_and(runs), written)
+        })
+    }
+
+    fn file_of(&self, record: &Value) -> PathBuf {
+        let id = record["tunnel_id"].as_str().unwrap_or_default();
+        self.join("tunnels").join(format!("{id}.json"))
     }
 
     /// The file of that record.
     pub(crate) fn record_file(&self, name: &str) -> PathBuf {
         let record = self.record(name).unwrap_or_else(|| panic!("no record of {name}"));
-        self.join("tunnels").join(format!("{}.json", record["tunnel_id"].as_str().expect("an id")))
+        self.file_of(&record)
     }
+}
+
+/// A record, if it is one: a test may have put a FIFO there, to which nobody ever writes, or 100 MiB.
+fn read_record(path: &Path) -> Option<Value> {
+    let metadata = fs::symlink_metadata(path).ok()?;
+    let plausible = metadata.is_file() && metadata.len() < 1 << 20;
+    if !plausible || path.extension().is_none_or(|e| e != "json") {
+        return None;
+    }
+    serde_json::from_slice(&fs::read(path).ok()?).ok()
 }
 
 /// Every file and folder below a folder; links are not followed.
@@ -183,10 +199,7 @@ pub(crate) fn files_below(folder: &Path) -> Vec<PathBuf> {
 pub(crate) fn processes_of(folder: &Path) -> Vec<u32> {
     let recorded: Vec<u32> = files_below(folder)
         .iter()
-        .filter(|file| file.extension().is_some_and(|e| e == "json"))
-        .filter_map(|file| {
-            serde_json::from_slice::<Value>(&fs::read(file).ok()?).ok()?["pid"].as_u64()
-        })
+        .filter_map(|file| read_record(file)?["pid"].as_u64())
         .filter_map(|pid| u32::try_from(pid).ok())
         .collect();
     let ours = fs::canonicalize(CONDUIT).expect("the binary");
