@@ -28,11 +28,11 @@ pub(super) struct Cli {
 /// Options of every verb.
 #[derive(Debug, Args)]
 pub(super) struct Global {
-    /// How data is printed; json is versioned by a "schema", and errors become JSON too
-    #[arg(short, long, global = true, value_enum, default_value_t = Format::Table, value_name = "FORMAT")]
+    /// How data is printed; json has a "schema" with a version, and makes errors JSON too
+    #[arg(short, long, global = true, value_enum, default_value_t = Format::Table, value_name = "FORMAT", display_order = 900)]
     pub(super) output: Format,
     /// Print ids only (of a ticket or a token: its text)
-    #[arg(short, long, global = true)]
+    #[arg(short, long, global = true, display_order = 901)]
     pub(super) quiet: bool,
 }
 

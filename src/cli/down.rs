@@ -37,12 +37,12 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<u8, Failure> {
         let work = async { Ok(fleet::bring_down(&registry, &file, drain).await) };
         unless_interrupted(&mut signals, work).await
     })?;
-    if ended.is_empty() { nothing(context) } else { kill::show(&ended, context) }
+    if ended.is_empty() { nothing(context) } else { kill::show(&ended, drain, context) }
 }
 
 fn nothing(context: &Context) -> Result<u8, Failure> {
     if !context.json && !context.quiet {
         context.line("no tunnel of this file runs")?;
     }
-    kill::show(&[], context)
+    kill::show(&[], Duration::ZERO, context)
 }

@@ -205,3 +205,63 @@ fn router_name(addr: &HostPort) -> Name {
 
 /// A ticket with eight long names is below 3 KiB.
 const LONGEST: u64 = 4096;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Environment, Overrides};
+    use crate::tunnel::Identity;
+
+    const NEAR: &str = "10.0.0.1:9999";
+    const FAR: &str = "r.example:9999";
+
+    fn config(text: &str) -> ClientConfig {
+        let environment = Environment::capture([("HOME", "/home/a")]);
+        let path = Path::new("c.toml");
+        ClientConfig::parse(path, text, &environment, &Overrides::new()).expect("sound").config
+    }
+
+    fn enrolled(addresses: &[&str]) -> Routers {
+        let mut routers = Routers::default();
+        for (at, addr) in addresses.iter().enumerate() {
+            let addr: HostPort = addr.parse().expect("an address");
+            let identity = Identity::from_bytes([u8::try_from(at).expect("few"); 32]);
+            let name = router_name(&addr);
+            routers.remember(EnrolledRouter { name, addresses: vec![addr], identity });
+        }
+        routers
+    }
+
+    fn code(text: &str, routers: &[&str]) -> Result<String, (String, u8)> {
+        let pin = known_router(&config(text), &enrolled(routers));
+        pin.map(|pin| pin.addresses[0].to_string()).map_err(|failure| (failure.code, failure.exit))
+    }
+
+    #[test]
+    fn only_a_router_that_is_enrolled_or_pinned_is_trusted() {
+        let refused = |word: &str, exit| Err((word.to_owned(), exit));
+        let here = "[router]\nhost = \"10.0.0.1\"\n";
+        let pinned =
+            format!("{here}[security]\nrouter_identity = \"{}\"\n", Identity::from_bytes([9; 32]));
+        let only_pin =
+            format!("[security]\nrouter_identity = \"{}\"\n", Identity::from_bytes([1; 32]));
+        assert_eq!(code("", &[]), refused("no_router", 78));
+        assert_eq!(code("", &[NEAR]), Ok(NEAR.to_owned()));
+        assert_eq!(code("", &[NEAR, FAR]), refused("which_router", 78));
+        assert_eq!(code(here, &[]), refused("unknown_router", 77));
+        assert_eq!(code(here, &[FAR]), refused("unknown_router", 77));
+        assert_eq!(code(here, &[FAR, NEAR]), Ok(NEAR.to_owned()));
+        assert_eq!(code(&pinned, &[]), Ok(NEAR.to_owned()));
+        assert_eq!(code(&only_pin, &[NEAR]), refused("no_router", 78));
+        assert_eq!(code(&only_pin, &[NEAR, FAR]), Ok(FAR.to_owned()));
+    }
+
+    #[test]
+    fn the_refusal_names_both_ways_to_trust_a_router() {
+        let hint = unknown_router(&NEAR.parse().expect("an address"), &enrolled(&[FAR])).hint;
+        let hint = hint.expect("a hint");
+        let moved = Identity::from_bytes([0; 32]).to_string();
+        assert!(hint.contains("--join") && hint.contains("--router-identity ID"), "{hint}");
+        assert!(hint.contains(&moved), "the pin of the one that may have moved: {hint}");
+    }
+}

@@ -48,7 +48,7 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<u8, Failure> {
         if !context.json && !context.quiet {
             context.line("no tunnel runs")?;
         }
-        return show(&[], context);
+        return show(&[], drain, context);
     };
     let ended = context.block_on(async {
         let mut work = JoinSet::new();
@@ -61,12 +61,13 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<u8, Failure> {
         }
         Ok(work.join_all().await)
     })?;
-    show(&ended, context)
+    show(&ended, drain, context)
 }
 
 /// Shows how each ended: the same for `kill` and `down`. Returns the exit code.
 pub(super) fn show(
     ended: &[(Record, Result<Ending, Failure>)],
+    drain: Duration,
     context: &Context,
 ) -> Result<u8, Failure> {
     let mut code = 0;
@@ -74,6 +75,13 @@ pub(super) fn show(
     for (record, ending) in ended {
         let (word, reason) = match ending {
             Ok(Ending::Stopped) => ("stopped", None),
+            Ok(Ending::CutOff) => {
+                // Whoever gave no time to finish wanted exactly that.
+                if !drain.is_zero() {
+                    code = exit::UNAVAILABLE;
+                }
+                ("stopped", Some("open connections were cut off".to_owned()))
+            }
             Ok(Ending::Gone) => ("was gone already", None),
             Ok(Ending::Forced(why)) => {
                 code = exit::UNAVAILABLE;
@@ -134,4 +142,4 @@ Examples:
   conduit kill --all --force                at once
   conduit kill --connection web-1a2b/7      one connection, the tunnel stays
 
-Returns when the process is gone and its port is free; exits 69 when it had to be killed.";
+Returns when the process is gone and its port is free; exits 69 when the process had to be\nkilled, or connections were still open when the drain was over.";

@@ -19,6 +19,7 @@ pub(super) struct Prepared {
     pub(super) pin: Pin,
     token: Option<String>,
     client_name: String,
+    notices: Vec<String>,
 }
 
 /// The configuration file that is used, if any.
@@ -51,7 +52,7 @@ pub(super) async fn prepare(
         token.as_deref(),
     );
     let pin = trusted.await?;
-    Ok(Prepared { config, tuning, pin, token, client_name })
+    Ok(Prepared { config, tuning, pin, token, client_name, notices: loaded.notices })
 }
 
 impl Prepared {
@@ -79,6 +80,7 @@ impl Prepared {
             runtime_dir: context.runtime_dir(),
             config_file: None,
             leashed: false,
+            notices: self.notices.clone(),
         };
         launch.set_logging(&self.config.logging, log);
         Ok(launch)

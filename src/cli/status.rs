@@ -3,14 +3,16 @@
 use std::collections::HashSet;
 
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::context::Context;
+use super::context::{ANSWER, Context};
 use super::list::answered;
 use super::output::{Table, milliseconds, or_dash, state};
 use super::running::{Found, ask_each, find};
 use crate::fleet::{Failure, Kind, NEVER_READY, exit};
-use crate::registry::{self, CallError, Record, Request, RouterStatus, TunnelStatus};
+use crate::registry::{
+    self, CallError, Probe, Record, Request, RouterStatus, TunnelStatus, ask_all,
+};
 use crate::tunnel::{BindAddr, Name, TunnelId, TunnelState};
 
 /// Options of `status`.
@@ -42,9 +44,8 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<u8, Failure> {
     let crashed = crashed(&found);
     let mut records = found.routers;
     records.extend(found.tunnels);
-    let answers = context
-        .block_on(async { Ok(ask_each(records, &Request::Status { probe: true }).await) })?;
-    let mut all: Vec<Health> = answers.into_iter().map(health).collect();
+    let mut all: Vec<Health> =
+        context.block_on(async { Ok(ask(records).await) })?.into_iter().map(health).collect();
     all.extend(crashed.iter().map(dead));
     if let (Some(name), true) = (&args.name, all.is_empty()) {
         let message = format!("nothing that runs is called {name}");
@@ -95,6 +96,33 @@ impl Report {
             bind: record.config.bind,
         }
     }
+}
+
+type Answer = (Record, Result<Value, CallError>);
+
+/// Asks each twice at once: a path that is silent must not make its tunnel look as if it hung.
+async fn ask(records: Vec<Record>) -> Vec<Answer> {
+    let (plain, probe) = (Request::Status { probe: false }, Request::Status { probe: true });
+    let (plain, probed) =
+        tokio::join!(ask_each(records.clone(), &plain), ask_all(records, &probe, ANSWER));
+    let better = |((record, plain), (_, probed)): (Answer, Answer)| match (plain, probed) {
+        (_, Ok(probed)) => (record, Ok(probed)),
+        (Ok(mut plain), Err(error)) => {
+            if record.kind == registry::Kind::Tunnel {
+                let limit = ANSWER.as_millis();
+                let why = match error {
+                    CallError::TimedOut { .. } => {
+                        format!("the router did not answer through the tunnel within {limit} ms")
+                    }
+                    error => error.to_string(),
+                };
+                plain["probe"] = json!(Probe { ok: false, rtt_ms: None, error: Some(why) });
+            }
+            (record, Ok(plain))
+        }
+        (Err(error), Err(_)) => (record, Err(error)),
+    };
+    plain.into_iter().zip(probed).map(better).collect()
 }
 
 /// Tunnels that were up, ended without being asked to, and did not come back.

@@ -22,6 +22,7 @@ pub(super) enum Word {
 
 /// Runs a tunnel process: the launch comes as a line on stdin, the outcome goes as a line to stdout.
 pub fn run_child() -> u8 {
+    close_inherited();
     detach();
     match read_launch().and_then(|launch| {
         let leash = watch_parent();
@@ -102,6 +103,29 @@ fn say(word: &Word) {
         let _ = rustix::stdio::dup2_stdout(&null);
     }
 }
+
+/// Lets go of what the parent's parents left open: a tunnel that lives for months must not hold a script's lock or
+/// the write end of its pipe.
+#[cfg(unix)]
+#[allow(unsafe_code)]
+fn close_inherited() {
+    let Ok(folder) = std::fs::read_dir("/dev/fd") else { return };
+    let open: Vec<i32> = folder
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|descriptor| *descriptor > 2)
+        .collect();
+    // The descriptor of the listing itself is closed by now.
+    let still_open =
+        |descriptor: &i32| std::fs::symlink_metadata(format!("/dev/fd/{descriptor}")).is_ok();
+    for descriptor in open.into_iter().filter(still_open) {
+        // SAFETY: this is the first thing that the process does, so nothing in it owns a descriptor above 2.
+        unsafe { rustix::io::close(descriptor) };
+    }
+}
+
+/// Windows passes on only what it is told to.
+#[cfg(not(unix))]
+fn close_inherited() {}
 
 /// A session of its own: no terminal can stop or hang up the tunnel.
 fn detach() {

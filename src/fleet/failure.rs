@@ -170,9 +170,15 @@ impl From<RpcError> for Failure {
 
 impl From<KeyError> for Failure {
     fn from(error: KeyError) -> Self {
-        let hint = matches!(&error, KeyError::File(file) if file.is_not_found())
-            .then(|| "`conduit init` creates a key".to_owned());
-        Self { hint, ..Self::new(Kind::Config, "key", error.to_string()) }
+        match error {
+            KeyError::File(file) if file.is_not_found() => {
+                Self::new(Kind::Config, "key", file.to_string())
+                    .with_hint("`conduit init` creates a key")
+            }
+            // A full or read-only disk is no mistake in a file.
+            KeyError::File(file) => file.into(),
+            error => Self::new(Kind::Config, "key", error.to_string()),
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use super::failure::{Failure, Kind};
 use super::launch::{Launch, Output, Ready};
@@ -43,7 +43,12 @@ impl Claimed {
             point(&own, file);
         }
         match telemetry::init(&launch.log_settings(own)) {
-            Ok(log) => Ok(Self { claim, log }),
+            Ok(log) => {
+                for notice in &launch.notices {
+                    debug!("{notice}");
+                }
+                Ok(Self { claim, log })
+            }
             Err(failed) => {
                 let failure = Failure::from(failed);
                 end(claim, TunnelState::Failed, Some(format!("{NEVER_READY}{failure}")));
@@ -135,9 +140,9 @@ impl Host {
         let ended = self.serve(&mut signals, &leash).await;
         let id = self.record().tunnel_id.clone();
         let outcome = match ended {
-            client::End::Stopped { .. } => {
-                info!(tunnel = %id, "stopped");
-                Ok(())
+            client::End::Stopped { forced } => {
+                info!(tunnel = %id, forced, "stopped");
+                Ok(forced.then(|| CUT_OFF.to_owned()))
             }
             client::End::Failed(reason) => {
                 error!(tunnel = %id, %reason, "failed");
@@ -147,8 +152,8 @@ impl Host {
         };
         self.tasks.shutdown(FAREWELL).await;
         match outcome {
-            Ok(()) => {
-                end(self.claim, TunnelState::Stopped, None);
+            Ok(reason) => {
+                end(self.claim, TunnelState::Stopped, reason);
                 Ok(())
             }
             Err((reason, failure)) => {
@@ -179,7 +184,7 @@ impl Host {
             () = self.running.shutdown(DRAIN) => {}
             () = signals.next() => self.running.shutdown(Duration::ZERO).await,
         }
-        client::End::Stopped { forced: false }
+        self.running.ended().await
     }
 
     /// A state of the moment; when the disk is full the record is late, and the tunnel goes on.
@@ -245,6 +250,8 @@ fn point(own: &std::path::Path, file: &std::path::Path) {
 pub const DRAIN: Duration = Duration::from_secs(30);
 /// What the reason of a tunnel starts with that never was ready: its failure was reported to whoever started it.
 pub const NEVER_READY: &str = "not started: ";
+/// What the record says of a tunnel whose connections did not finish in the time that they had.
+pub(super) const CUT_OFF: &str = "open connections were cut off";
 /// For the control socket's last answers.
 const FAREWELL: Duration = Duration::from_secs(2);
 /// Questions under way; more wait in their sockets.

@@ -52,6 +52,8 @@ pub struct Launch {
     pub config_file: Option<PathBuf>,
     /// Whether the process ends when its parent does.
     pub leashed: bool,
+    /// What of the environment was ignored and why, for the debug log.
+    pub notices: Vec<String>,
 }
 
 /// Where a router is, and which key it must show.
@@ -107,6 +109,7 @@ impl Launch {
         plain.config_file = None;
         plain.leashed = false;
         plain.runtime_dir = None;
+        plain.notices.clear();
         let bytes = serde_json::to_vec(&plain).unwrap_or_default();
         HEXLOWER.encode(digest(&SHA256, &bytes).as_ref())
     }
@@ -149,7 +152,11 @@ impl Launch {
     /// The client's settings; reads the key.
     pub(super) fn settings(&self, record: &registry::Record) -> Result<client::Settings, Failure> {
         let keypair = if self.key_named {
-            Keypair::load_mounted(&self.key)?.0
+            let (keypair, is_mounted) = Keypair::load_mounted(&self.key)?;
+            if is_mounted {
+                tracing::info!(key = %self.key.display(), "the key is a mounted secret");
+            }
+            keypair
         } else {
             Keypair::load(&self.key)?
         };
@@ -233,6 +240,7 @@ pub(super) mod tests {
             runtime_dir: None,
             config_file: None,
             leashed: false,
+            notices: Vec::new(),
         };
         launch.set_logging(&config.logging, Output::Own);
         launch

@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use super::failure::{Failure, Kind, exit};
+use super::host::CUT_OFF;
 use crate::files;
 use crate::registry::{CallError, Presence, Record, Registry, Request, ask, now_rfc3339};
 use crate::tunnel::TunnelState;
@@ -14,6 +15,8 @@ use crate::tunnel::TunnelState;
 pub enum Ending {
     /// As it was asked to.
     Stopped,
+    /// As it was asked to, but connections were still open when the drain was over.
+    CutOff,
     /// It was gone already.
     Gone,
     /// It had to be killed, and why.
@@ -33,7 +36,7 @@ pub async fn stop(
     let why = match ask(record, &Request::Shutdown { drain_ms }, ANSWER).await {
         Ok(_) => {
             if gone(registry, record, drain + GRACE).await {
-                return Ok(Ending::Stopped);
+                return Ok(ending_of(registry, record));
             }
             format!("{id} was asked to end and still ran {:?} later", drain + GRACE)
         }
@@ -52,6 +55,13 @@ pub async fn stop(
         Err(error) => error.to_string(),
     };
     force(registry, record, why).await
+}
+
+/// The process itself knows whether anything was cut off.
+fn ending_of(registry: &Registry, record: &Record) -> Ending {
+    let ended = registry.find(record.tunnel_id.as_str());
+    let reason = ended.and_then(|entry| entry.record()?.last_error.clone());
+    if reason.as_deref() == Some(CUT_OFF) { Ending::CutOff } else { Ending::Stopped }
 }
 
 async fn force(registry: &Registry, record: &Record, why: String) -> Result<Ending, Failure> {

@@ -33,7 +33,7 @@ pub(super) fn administer<T: DeserializeOwned>(
             return Ok((ask(&record, &request, PATIENCE).await?, true, false));
         }
         let home = context.home()?;
-        let config = place::load(None, &Overrides::new(), context)?;
+        let config = place::load(None, &Overrides::new(), context)?.config;
         let keypair = place::keypair(&config, &home)?;
         let store = place::store(&home)?;
         let advertised = place::addresses(&config, config.bind.socket_addr(), &home)?;

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use crate::cli::context::Context;
-use crate::config::{FileKind, Home, Overrides, RouterConfig};
+use crate::config::{FileKind, Home, Loaded, Overrides, RouterConfig};
 use crate::files;
 use crate::fleet::{Failure, Kind};
 use crate::identity::{Keypair, random_bytes};
@@ -18,11 +18,11 @@ pub(super) fn load(
     file: Option<&Path>,
     overrides: &Overrides,
     context: &Context,
-) -> Result<RouterConfig, Failure> {
+) -> Result<Loaded<RouterConfig>, Failure> {
     let own = context.home()?.config_file(FileKind::Router);
     let file: Option<PathBuf> =
         file.map(Path::to_owned).or_else(|| Some(own).filter(|path| path.is_file()));
-    Ok(RouterConfig::load(file.as_deref(), &context.environment, overrides)?.config)
+    Ok(RouterConfig::load(file.as_deref(), &context.environment, overrides)?)
 }
 
 /// The router's key; made at the first use unless somebody named another one.

@@ -1,6 +1,7 @@
 //! `conduit router`: runs the router in the foreground.
 
 use std::io::IsTerminal;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,7 +41,8 @@ pub(super) struct Options {
 }
 
 pub(super) fn run(args: &Options, context: &Context) -> Result<u8, Failure> {
-    let config = place::load(args.file.as_deref(), &args.overrides(), context)?;
+    let loaded = place::load(args.file.as_deref(), &args.overrides(), context)?;
+    let (config, notices) = (loaded.config, loaded.notices);
     if let Some(system) = args.service_file {
         return print_service(args, &config, system, context);
     }
@@ -54,6 +56,9 @@ pub(super) fn run(args: &Options, context: &Context) -> Result<u8, Failure> {
         registry.purge_ended(Registry::KEEP_ENDED);
         let claim = registry.claim(record(&config)?).map_err(not_claimed)?;
         let started = start(&config, &claim, context).await;
+        for notice in &notices {
+            tracing::debug!("{notice}");
+        }
         match started {
             Ok(started) => started.serve(claim, signals, context).await.map(|()| 0),
             Err(failure) => {
@@ -82,22 +87,17 @@ async fn start(
     let log = telemetry::init(&log_settings(&config.logging))?;
     let keypair = Arc::new(place::keypair(config, &home)?);
     let store = place::store(&home)?;
-    let bind = config.bind.socket_addr();
+    let bind = real_port(config.bind.socket_addr())?;
     let advertised = place::addresses(config, bind, &home)?;
     let control = claim.listen()?;
-    let settings = settings(config, &home, claim, keypair, store.clone(), &advertised)?;
+    let settings = settings(config, bind, &home, claim, keypair, store.clone(), &advertised)?;
     let running = router::start(settings).await?;
-    // With port 0 the real one is known only now, and nothing was advertised yet.
-    let advertised = if bind.port() == 0 && config.advertise.is_empty() {
-        place::addresses(config, running.local_addr(), &home)?
-    } else {
-        advertised
-    };
     Ok(Started { running, control, log, store, advertised })
 }
 
 fn settings(
     config: &RouterConfig,
+    bind: SocketAddr,
     home: &Home,
     claim: &Claim,
     keypair: Arc<crate::identity::Keypair>,
@@ -109,7 +109,7 @@ fn settings(
     session.max_streams = u32::try_from(config.max_streams).unwrap_or(u32::MAX);
     Ok(router::Settings {
         id: claim.record().tunnel_id.clone(),
-        bind: config.bind.socket_addr(),
+        bind,
         advertise: advertised.addresses.clone(),
         keypair,
         secrets: place::secrets(home)?,
@@ -125,6 +125,18 @@ fn settings(
             keepalive: tuning.tcp_keepalive,
             ..DialSettings::default()
         },
+    })
+}
+
+/// Tickets carry the port, so a free one is chosen before the router starts.
+fn real_port(bind: SocketAddr) -> Result<SocketAddr, Failure> {
+    if bind.port() != 0 {
+        return Ok(bind);
+    }
+    let chosen = std::net::UdpSocket::bind(bind).and_then(|socket| socket.local_addr());
+    chosen.map_err(|error| {
+        let message = format!("there is no free UDP port at {}: {error}", bind.ip());
+        Failure::new(Kind::System, "bind", message)
     })
 }
 
