@@ -157,7 +157,7 @@ async fn declare(settings: &Settings, established: &mut Established) -> Result<(
     }
 }
 
-/// Serves `first` until it ends, then comes back with a new session, for ever.
+/// Serves `first` until it ends, then comes back with a new session, until the tunnel is to end.
 pub(super) async fn keep(shared: Arc<Shared>, tasks: Tasks, first: Established) {
     let mut established = first;
     loop {
@@ -168,6 +168,9 @@ pub(super) async fn keep(shared: Arc<Shared>, tasks: Tasks, first: Established) 
         shared.set_state(TunnelState::Ready);
         let reason = until_end(&session, events).await;
         shared.link.session.send_replace(None);
+        if shared.accepting.is_cancelled() {
+            return;
+        }
         shared.set_state(TunnelState::Reconnecting);
         shared.link.note(Some(reason.clone()));
         tracing::warn!(router = %addr, reason, "session lost, reconnecting");

@@ -107,7 +107,6 @@ impl Shared {
                         terms.targets.join(", ")
                     }),
                     version: Some(terms.peer_version.clone()),
-                    active_streams: None,
                 }
             }),
             refusals: refusals(&self.table),

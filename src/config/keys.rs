@@ -246,7 +246,7 @@ const PERFORMANCE: &[Key] = &[
         "performance",
         "threads",
         Kind::Number { min: 1, max: 256 },
-        ("chosen by the number of processors", "1"),
+        ("one, which is the fastest for one session", "1"),
         "Worker threads of this process.",
     ),
     open(

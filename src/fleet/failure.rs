@@ -190,6 +190,20 @@ impl From<FileError> for Failure {
     }
 }
 
+impl From<RoutersError> for Failure {
+    fn from(error: RoutersError) -> Self {
+        match error {
+            RoutersError::File(error) => error.into(),
+            RoutersError::Content(error) => {
+                Self::new(Kind::Config, "routers_file", error.to_string())
+            }
+            error @ RoutersError::Lock { .. } => {
+                Self::new(Kind::System, "routers_file", error.to_string())
+            }
+        }
+    }
+}
+
 impl From<RegistryError> for Failure {
     fn from(error: RegistryError) -> Self {
         match error {
@@ -211,7 +225,6 @@ macro_rules! plain {
 
 plain! {
     ConfigErrors => Config, "config";
-    RoutersError => Config, "routers_file";
     HomeError => Config, "home";
     LogError => Config, "logging";
     StoreError => System, "store";

@@ -98,8 +98,6 @@ pub struct RouterView {
     pub permissions: Option<String>,
     /// The router's version of Conduit.
     pub version: Option<String>,
-    /// Streams of this client that the router serves now.
-    pub active_streams: Option<u64>,
 }
 
 /// A reason for which a connection was refused.

@@ -61,6 +61,7 @@ fn up_and_down_are_idempotent_and_what_changed_is_restarted() {
     let mut stream = std::net::TcpStream::connect(bind_of(&client, "b")).expect("a connection");
     std::io::Read::read_exact(&mut stream, &mut greeting).expect("a greeting");
     assert_eq!(&greeting, b"other");
+    drop(stream);
 
     // What this file started ends, also when it is no longer in it.
     file(&world, &[("a", target.addr())]);

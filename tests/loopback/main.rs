@@ -3,6 +3,7 @@
 //!
 //! Tests named `hNN_…` belong to the row of that number in the table of hostile inputs.
 #![allow(clippy::disallowed_macros, reason = "a test prints its figures")]
+#![allow(clippy::disallowed_methods, reason = "the tasks of a test end with its runtime")]
 
 mod bytes;
 mod hostile;
