@@ -127,8 +127,9 @@ impl Ledger {
 
     /// Bytes of a stream left for the far end.
     pub(super) fn sent(&self, outgoing: &Outgoing, bytes: u64) {
-        outgoing.sent.fetch_add(bytes, Ordering::Relaxed);
+        // In this order: a report must not find bytes of the stream that the session does not count yet.
         self.undelivered.fetch_add(bytes, Ordering::Relaxed);
+        outgoing.sent.fetch_add(bytes, Ordering::Release);
     }
 
     /// How many undelivered bytes a stream with the window `window` may have, `own` of which it has: bounded by the
@@ -148,7 +149,7 @@ impl Ledger {
             let accounts = lock(&self.outgoing);
             for (token, &offset) in report.tokens.iter().zip(&report.offsets) {
                 let Some(outgoing) = accounts.get(token) else { continue };
-                if offset > outgoing.sent.load(Ordering::Relaxed) {
+                if offset > outgoing.sent.load(Ordering::Acquire) {
                     return Err(Overstated);
                 }
                 let before = outgoing.delivered.fetch_max(offset, Ordering::Relaxed);
@@ -219,7 +220,8 @@ impl Ledger {
         let reports = marks.chunks(ENTRIES).map(|marks| {
             let mut report = Delivered::default();
             for mark in marks {
-                mark.listed.store(false, Ordering::Release);
+                // A swap and not a store: whoever still found it listed has left an offset that is seen here.
+                mark.listed.swap(false, Ordering::AcqRel);
                 let offset = mark.delivered.load(Ordering::Relaxed);
                 mark.reported.store(offset, Ordering::Relaxed);
                 report.tokens.push(mark.token);
