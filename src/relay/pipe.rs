@@ -93,7 +93,7 @@ impl EndedBy {
 
 /// Moves bytes both ways until both directions are done, one of them fails, or `stop` is cancelled. FIN becomes
 /// finish and back, RST becomes reset and back; a failure ends both directions and resets the socket. [STR-5]
-/// [STR-6] [STR-7] Not cancel-safe: dropped, the stream is reset without a code.
+/// [STR-6] [STR-7] Not cancel-safe: dropped, the stream is reset with `Internal`.
 pub async fn pipe(
     mut socket: TcpStream,
     mut sender: Sender,

@@ -12,7 +12,8 @@ use super::ledger::Ledger;
 use crate::transport::{Connection, ReadError, SendStream};
 use crate::wire::{Code, Control, control, encode};
 
-/// Writes what is said and, gathered, what was delivered. Ends with the connection.
+/// Writes what is said and, gathered, what was delivered. Ends with the connection, and ends it when the peer does not
+/// want to hear: without reports every stream stands still. [SES-4]
 pub(super) async fn write(
     mut stream: SendStream,
     mut outbox: mpsc::Receiver<Control>,
@@ -34,6 +35,8 @@ pub(super) async fn write(
             _ = connection.closed() => break,
         }
         if !buffer.is_empty() && stream.write_chunk(buffer.freeze()).await.is_err() {
+            // Does nothing when the connection is what failed.
+            connection.close(Code::Protocol.number(), "the control stream was stopped");
             break;
         }
     }

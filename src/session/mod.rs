@@ -35,8 +35,8 @@ use crate::wire::{
 };
 use ledger::Ledger;
 
-/// An authenticated connection: a clone is another handle to the same one. Made by [`initiate`] and
-/// [`Applicant::admit`] alone, so no unauthenticated session can exist.
+/// An authenticated connection: a clone is another handle to the same one, and the last one that is dropped closes it.
+/// Made by [`initiate`] and [`Applicant::admit`] alone, so no unauthenticated session can exist.
 #[derive(Clone, Debug)]
 pub struct Session(Arc<Inner>);
 
@@ -48,6 +48,14 @@ struct Inner {
     terms: Terms,
     next_token: AtomicU64,
     credit: StreamCredit,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // Does nothing when it is closed already.
+        self.connection.close(Code::Done.number(), "nobody needs the session any more");
+        self.ledger.close();
+    }
 }
 
 /// What router and client agreed on.

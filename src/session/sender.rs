@@ -24,7 +24,8 @@ pub enum SendError {
     Lost(String),
 }
 
-/// The sending direction. At most a window of undelivered bytes leaves; see [`Sender::room`].
+/// The sending direction. At most a window of undelivered bytes leaves; see [`Sender::room`]. Dropped before it was
+/// finished, it is reset: what is cut off must not look complete.
 #[derive(Debug)]
 pub struct Sender {
     stream: SendStream,
@@ -35,6 +36,8 @@ pub struct Sender {
     growth: Growth,
     /// Whether the session's budget, not this stream's window, is what bounds it.
     shared: bool,
+    /// Whether the peer has been told how the direction ends.
+    ended: bool,
 }
 
 /// What one direction has sent and the far socket has not taken.
@@ -57,7 +60,8 @@ impl Sender {
         account: Arc<Outgoing>,
     ) -> Self {
         let growth = Growth::new(ledger.window_initial, ledger.window_max);
-        Self { stream, ledger: Arc::clone(ledger), account, token, sent: 0, growth, shared: false }
+        let ledger = Arc::clone(ledger);
+        Self { stream, ledger, account, token, sent: 0, growth, shared: false, ended: false }
     }
 
     /// Header and first payload in one piece, so that they share a packet. [STR-2]
@@ -120,12 +124,14 @@ impl Sender {
 
     /// Says that no more bytes follow. [STR-5]
     pub fn finish(&mut self) {
+        self.ended = true;
         // An error means that the peer has stopped the stream, which its reader hears of.
         let _ = self.stream.finish();
     }
 
     /// Breaks the direction off. [STR-6]
     pub fn reset(&mut self, code: Code) {
+        self.ended = true;
         let _ = self.stream.reset(number(code));
     }
 
@@ -175,6 +181,10 @@ impl Sender {
 
 impl Drop for Sender {
     fn drop(&mut self) {
+        if !self.ended {
+            // quinn would finish it.
+            self.reset(Code::Internal);
+        }
         self.ledger.leave(self.token);
     }
 }

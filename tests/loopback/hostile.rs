@@ -187,6 +187,20 @@ async fn h25_a_second_hello_a_hello_late_and_no_hello_end_the_connection_with_a_
 }
 
 #[tokio::test]
+async fn h25_a_control_stream_that_is_stopped_or_finished_ends_the_connection() {
+    let stage = Stage::new().await;
+    let Admitted { stranger, mut control, mut answers } = Stranger::admitted_at(&stage).await;
+    answers.stop(VarInt::from_u32(0)).expect("stopped");
+    // The router notices when it has something to say.
+    control.write_all(&frame(Message::Declare(declaration()))).await.expect("a declaration");
+    assert_eq!(code_of(&ends(&stranger.connection).await).0, Code::Protocol);
+
+    let Admitted { stranger, mut control, .. } = Stranger::admitted_at(&stage).await;
+    control.finish().expect("finished");
+    assert_eq!(code_of(&ends(&stranger.connection).await).0, Code::Protocol);
+}
+
+#[tokio::test]
 async fn before_it_is_admitted_a_peer_has_one_stream() {
     let stage = Stage::new().await;
     let stranger = Stranger::at(&stage).await;
