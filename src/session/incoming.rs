@@ -56,6 +56,21 @@ pub struct Incoming {
 #[derive(Debug)]
 pub struct Seat(Session);
 
+impl Seat {
+    /// Counts a stream in, and lets the peer open more when it uses what it has; `None` when there are too many.
+    pub(super) fn take(session: &Session) -> Option<Self> {
+        let admitted = session.0.credit.admits();
+        let seat = Self(session.clone());
+        if !admitted {
+            return None;
+        }
+        if let Some(more) = session.0.credit.raised() {
+            session.0.connection.allow_streams(more);
+        }
+        Some(seat)
+    }
+}
+
 impl Drop for Seat {
     fn drop(&mut self) {
         self.0.0.credit.leave();
@@ -63,15 +78,12 @@ impl Drop for Seat {
 }
 
 impl Knock {
-    pub(super) fn new(send: SendStream, receive: RecvStream, session: Session) -> Self {
-        if let Some(more) = session.0.credit.enter() {
-            session.0.connection.allow_streams(more);
-        }
-        Self { send, receive, seat: Seat(session.clone()), session }
+    pub(super) fn new(send: SendStream, receive: RecvStream, session: Session, seat: Seat) -> Self {
+        Self { send, receive, session, seat }
     }
 
     /// Reads the header; a stream that is too slow or makes no sense is reset and gone. [STR-1] [STR-3]
-    pub async fn header(mut self, limit: Duration) -> Result<Incoming, OpenError> {
+    pub async fn header(self, limit: Duration) -> Result<Incoming, OpenError> {
         let mut frames = FrameReader::new(self.receive, HEADER_LIMIT);
         let read = tokio::time::timeout(limit, frames.next::<StreamHeader>()).await;
         let header = match read {
@@ -82,16 +94,19 @@ impl Knock {
             Ok(Err(error)) => Err(OpenError::Malformed(error.to_string())),
             Err(_) => Err(OpenError::TooSlow),
         };
-        let (mut receive, payload) = frames.into_parts();
-        let (header, account) = header.inspect_err(|error| {
-            let code = number(match error {
-                OpenError::TooSlow => Code::TooSlow,
-                OpenError::Unsupported(_) => Code::Unsupported,
-                _ => Code::Protocol,
-            });
-            let _ = self.send.reset(code);
-            let _ = receive.stop(code);
-        })?;
+        let (receive, payload) = frames.into_parts();
+        let (header, account) = match header {
+            Ok(opened) => opened,
+            Err(error) => {
+                let code = match error {
+                    OpenError::TooSlow => Code::TooSlow,
+                    OpenError::Unsupported(_) => Code::Unsupported,
+                    _ => Code::Protocol,
+                };
+                turn_away(self.send, receive, code);
+                return Err(error);
+            }
+        };
         let ledger = &self.session.0.ledger;
         let sender = Sender::new(self.send, ledger, header.token, account);
         let receiver = Receiver::with_payload(receive, ledger, header.token, payload);
@@ -126,6 +141,12 @@ impl From<SendError> for OpenError {
     fn from(error: SendError) -> Self {
         Self::Lost { reason: error.to_string() }
     }
+}
+
+/// Ends both directions. An error means that one has ended already.
+pub(super) fn turn_away(mut send: SendStream, mut receive: RecvStream, code: Code) {
+    let _ = send.reset(number(code));
+    let _ = receive.stop(number(code));
 }
 
 /// Judges a header that was read. [STR-1]

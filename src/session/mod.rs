@@ -24,6 +24,7 @@ use tokio::sync::mpsc;
 pub use applicant::{Admission, Applicant, REFUSAL, TicketProof, TokenProof, accept};
 pub use frames::ReceiveFrameError;
 pub use handshake::{HandshakeError, Introduction, initiate};
+use incoming::Seat;
 pub use incoming::{Incoming, Knock, OpenError};
 pub use receiver::{ReceiveError, Receiver};
 pub use sender::{InFlight, SendError, Sender};
@@ -159,10 +160,15 @@ impl Session {
         Ok((sender, Receiver::expecting_answer(receive, &self.0.ledger, header.token)))
     }
 
-    /// The peer's next stream, its header still unread. Cancel-safe.
+    /// The peer's next stream, its header still unread; one too many is reset. Cancel-safe. [STR-10]
     pub async fn accept(&self) -> Result<Knock, OpenError> {
-        let (send, receive) = self.0.connection.accept().await?;
-        Ok(Knock::new(send, receive, self.clone()))
+        loop {
+            let (send, receive) = self.0.connection.accept().await?;
+            match Seat::take(self) {
+                Some(seat) => return Ok(Knock::new(send, receive, self.clone(), seat)),
+                None => incoming::turn_away(send, receive, Code::Limit),
+            }
+        }
     }
 
     /// Says something on the control stream; waits while the peer does not read. Cancel-safe.
@@ -244,9 +250,15 @@ impl StreamCredit {
         self.allowed.load(Ordering::Relaxed)
     }
 
-    /// Counts a stream in; returns the new limit when it is time to raise it.
-    fn enter(&self) -> Option<u32> {
-        let open = self.open.fetch_add(1, Ordering::Relaxed) + 1;
+    /// Counts a stream in, whatever becomes of it; false when there are too many. QUIC counts a stream only until both
+    /// directions are acknowledged, and here it lasts until they are delivered, which the peer may never say.
+    fn admits(&self) -> bool {
+        self.open.fetch_add(1, Ordering::Relaxed) < self.most
+    }
+
+    /// The new limit of QUIC's streams, when it is time to raise it.
+    fn raised(&self) -> Option<u32> {
+        let open = self.open.load(Ordering::Relaxed);
         let allowed = self.allowed.load(Ordering::Relaxed);
         if open < allowed / 4 * 3 || allowed >= self.most {
             return None;
@@ -272,9 +284,12 @@ mod tests {
     fn the_limit_of_streams_doubles_at_three_quarters_up_to_the_most() {
         let credit = StreamCredit::new(1_000);
         assert_eq!(credit.first(), 256);
-        let raised: Vec<_> =
-            (1..=1_000).filter_map(|n| credit.enter().map(|limit| (n, limit))).collect();
+        let raised: Vec<_> = (1..=1_000)
+            .filter_map(|n| (credit.admits(), credit.raised()).1.map(|limit| (n, limit)))
+            .collect();
         assert_eq!(raised, [(192, 512), (384, 1_000)]);
+        assert!(!credit.admits(), "one too many");
+        credit.leave();
         credit.leave();
         assert_eq!(credit.open.load(Ordering::Relaxed), 999);
     }

@@ -3,12 +3,13 @@
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
-use conduit::transport::{ConnectionError, ReadError, VarInt};
+use conduit::transport::{ConnectionError, ReadError, RecvStream, VarInt};
 use conduit::wire::{
     Authenticate, Code, Control, Declare, Delivered, Framed, StreamAnswer, StreamClass,
     StreamHeader, VERSION, control::Message, decode, encode, split_frame,
 };
 use prost::Message as _;
+use quinn::ReadToEndError;
 
 use crate::stage::{Stage, Target, echo};
 use crate::stranger::{Admitted, Stranger, ends, frame, next};
@@ -255,6 +256,38 @@ async fn more_delivered_than_was_sent_is_a_violation() {
     let report = Delivered { tokens: vec![77], offsets: vec![1 << 60] };
     control.write_all(&frame(Message::Delivered(report))).await.expect("a false report");
     assert_eq!(code_of(&ends(&stranger.connection).await).0, Code::Protocol);
+}
+
+#[tokio::test]
+async fn streams_that_are_never_reported_as_delivered_use_up_the_limit() {
+    let stage = Stage::with(|settings| settings.session.max_streams = 8).await;
+    let Admitted { stranger, control: _control, answers: _answers } =
+        Stranger::admitted_at(&stage).await;
+    for token in 0..8 {
+        let mut receive = probe(&stranger, token).await;
+        // To QUIC the stream is over after this, and its place free.
+        let echoed = receive.read_to_end(64).await.expect("an answer");
+        assert!(echoed.ends_with(b"ping"), "{echoed:?}");
+    }
+    let Err(ReadToEndError::Read(ReadError::Reset(code))) =
+        probe(&stranger, 8).await.read_to_end(64).await
+    else {
+        panic!("the ninth is served")
+    };
+    assert_eq!(Code::from_number(code.into_inner()), Code::Limit);
+    assert!(stranger.connection.close_reason().is_none(), "the connection itself goes on");
+}
+
+/// Sends a probe and its end.
+async fn probe(stranger: &Stranger, token: u64) -> RecvStream {
+    let (mut send, receive) = stranger.connection.open().await.expect("a stream");
+    let mut bytes = BytesMut::new();
+    encode(&StreamHeader { class: StreamClass::Probe.into(), token, ..header() }, &mut bytes);
+    bytes.extend_from_slice(b"ping");
+    // Who is turned away may hear of it before everything is sent.
+    let _ = send.write_all(&bytes).await;
+    let _ = send.finish();
+    receive
 }
 
 #[tokio::test]
