@@ -224,14 +224,14 @@ fn poll_download(
 ) -> Poll<Result<(), EndedBy>> {
     for _ in 0..TURNS {
         let waiting = queue.chunks.len();
-        let mut drained = *ended || queue.bytes() >= QUEUE_LIMIT;
+        let mut drained = *ended || !receiver.has_room();
         while !drained && queue.chunks.len() - waiting < SLICES {
             match receiver.poll_receive(cx, &mut queue.chunks)? {
                 Poll::Ready(Some(length)) => queue.appended(length),
                 Poll::Ready(None) => *ended = true,
                 Poll::Pending => drained = true,
             }
-            drained |= *ended || queue.bytes() >= QUEUE_LIMIT;
+            drained |= *ended || !receiver.has_room();
         }
         if queue.is_empty() {
             counters.waiting.store(0, Ordering::Relaxed);
@@ -285,8 +285,6 @@ impl From<ReceiveError> for EndedBy {
 
 /// Requests and answers mostly fit; bulk shows itself by filling it.
 const FIRST_READ: usize = 16 << 10;
-/// A sender stays within its window, 8 MiB at most; who does not is held back by QUIC's own.
-const QUEUE_LIMIT: usize = 9 << 20;
 /// Slices of one vectored write: 2 KiB on the stack, 400 KiB of loopback packets.
 const SLICES: usize = 128;
 /// So many new chunks behind a full socket are worth gathering.

@@ -27,6 +27,8 @@ pub(super) struct Ledger {
     undelivered: AtomicU64,
     /// Streams whose sending direction has an account.
     open: AtomicU64,
+    /// Bytes that left QUIC and that sockets here have yet to take.
+    held: AtomicU64,
     closed: AtomicBool,
     outgoing: Mutex<HashMap<u64, Arc<Outgoing>>>,
     unreported: Mutex<Vec<Arc<Mark>>>,
@@ -66,6 +68,7 @@ impl Ledger {
             budget: settings.budget,
             undelivered: AtomicU64::new(0),
             open: AtomicU64::new(0),
+            held: AtomicU64::new(0),
             closed: AtomicBool::new(false),
             outgoing: Mutex::default(),
             unreported: Mutex::default(),
@@ -201,6 +204,21 @@ impl Ledger {
         if pending >= much && !self.urgent.swap(true, Ordering::AcqRel) {
             self.reports.notify_one();
         }
+    }
+
+    /// Bytes of all streams that sockets here have yet to take.
+    pub(super) fn held(&self) -> u64 {
+        self.held.load(Ordering::Relaxed)
+    }
+
+    /// Bytes left QUIC and wait for a socket.
+    pub(super) fn hold(&self, bytes: u64) {
+        self.held.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// They wait no longer.
+    pub(super) fn release(&self, bytes: u64) {
+        self.held.fetch_sub(bytes, Ordering::Relaxed);
     }
 
     /// Whether anything is to be reported.

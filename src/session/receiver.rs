@@ -11,6 +11,7 @@ use super::Ended;
 use super::incoming::HEADER_LIMIT;
 use super::ledger::{Ledger, Mark};
 use super::sender::number;
+use super::window::may_take;
 use crate::transport::{ReadError, RecvStream};
 use crate::wire::{Code, Framed, StreamAnswer, decode, split_frame};
 
@@ -43,6 +44,9 @@ pub struct Receiver {
     ledger: Arc<Ledger>,
     mark: Arc<Mark>,
     head: Head,
+    /// Payload bytes that have left QUIC and that the socket has yet to take.
+    held: u64,
+    delivered: u64,
 }
 
 #[derive(Debug)]
@@ -70,7 +74,8 @@ impl Receiver {
     }
 
     fn new(stream: RecvStream, ledger: &Arc<Ledger>, token: u64, head: Head) -> Self {
-        Self { stream, mark: ledger.mark(token), ledger: Arc::clone(ledger), head }
+        let mark = ledger.mark(token);
+        Self { stream, mark, ledger: Arc::clone(ledger), head, held: 0, delivered: 0 }
     }
 
     /// Takes what has come out of QUIC and appends it to `queue`: the number of bytes, or `None` at the end of the
@@ -86,7 +91,7 @@ impl Receiver {
             if !first.is_empty() {
                 let length = first.len();
                 queue.push_back(first);
-                return Poll::Ready(Ok(Some(length)));
+                return Poll::Ready(Ok(Some(self.hold(length))));
             }
         }
         loop {
@@ -110,9 +115,21 @@ impl Receiver {
                 }
             }
             if length > 0 {
-                return Poll::Ready(Ok(Some(length)));
+                return Poll::Ready(Ok(Some(self.hold(length))));
             }
         }
+    }
+
+    /// Whether to take more out of QUIC now. When not, then what has been taken waits for the socket, and after the
+    /// next [`Receiver::delivered`] it is time to ask again. [STR-20]
+    pub fn has_room(&self) -> bool {
+        may_take(self.held, self.ledger.held())
+    }
+
+    fn hold(&mut self, length: usize) -> usize {
+        self.held += length as u64;
+        self.ledger.hold(length as u64);
+        length
     }
 
     /// What of a chunk is payload.
@@ -135,7 +152,11 @@ impl Receiver {
 
     /// The socket took the payload up to `offset`, counted from the stream's start; `caught_up` when nothing that has
     /// come waits for it. [STR-20]
-    pub fn delivered(&self, offset: u64, caught_up: bool) {
+    pub fn delivered(&mut self, offset: u64, caught_up: bool) {
+        let taken = offset.saturating_sub(self.delivered).min(self.held);
+        self.delivered = offset;
+        self.held -= taken;
+        self.ledger.release(taken);
         self.ledger.delivered(&self.mark, offset, caught_up);
     }
 
@@ -143,6 +164,12 @@ impl Receiver {
     pub fn stop(&mut self, code: Code) {
         // An error means that the direction has ended already.
         let _ = self.stream.stop(number(code));
+    }
+}
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        self.ledger.release(self.held);
     }
 }
 

@@ -90,6 +90,19 @@ impl PathCap {
     }
 }
 
+/// Whether a receiving end goes on taking bytes out of QUIC, when sockets have yet to take `own` bytes of this stream and
+/// `all` of the session's. A sender that keeps to its window and its budget never hears a no; for any other, QUIC's own
+/// windows hold. [STR-20]
+pub(super) fn may_take(own: u64, all: u64) -> bool {
+    own < STREAM_HELD_MOST && (own < ALWAYS_HELD || all < SESSION_HELD_MOST)
+}
+
+/// A window is at most 8 MiB.
+const STREAM_HELD_MOST: u64 = 9 << 20;
+/// Twice the largest budget that a configuration gives a sender.
+const SESSION_HELD_MOST: u64 = 512 << 20;
+/// So much of a stream is taken whatever the others hold: the payload that comes with the header, and more.
+const ALWAYS_HELD: u64 = 64 << 10;
 /// The reader's own delay and the 10 ms for which reports are gathered.
 const PROMPT: Duration = Duration::from_millis(50);
 /// Beyond this the reader is what takes the time.
@@ -153,6 +166,17 @@ mod tests {
         }
         round(&mut growth, &mut sent, Duration::from_secs(3), true);
         assert_eq!(growth.window(), 512 << 10);
+    }
+
+    #[test]
+    fn a_sender_that_keeps_to_no_window_fills_neither_a_stream_nor_a_session() {
+        assert!(may_take(8 << 20, 256 << 20), "within window and budget");
+        assert!(!may_take(9 << 20, 9 << 20), "one stream");
+        assert!(!may_take(1 << 20, 512 << 20), "many streams");
+        assert!(
+            may_take(0, 1 << 30),
+            "a stream of which nothing waits for its socket always moves"
+        );
     }
 
     #[test]
