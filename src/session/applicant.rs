@@ -179,7 +179,7 @@ impl Applicant {
             name: admission.name.clone(),
             permissions: Some(Permissions {
                 owner: admission.owner,
-                targets: admission.targets.clone(),
+                targets: fitting(&admission.targets),
             }),
             limits: Some(Limits {
                 streams: self.settings.max_streams,
@@ -219,5 +219,45 @@ impl Applicant {
     }
 }
 
+/// As many rules as a message before `Accepted` has room for, and how many there are besides: they are for people, the
+/// router decides each time. [SES-2] [SES-13]
+fn fitting(targets: &[String]) -> Vec<String> {
+    let mut left = TARGETS_MOST;
+    let fits = |target: &&String| {
+        // Field number and length make at most three bytes.
+        left = left.saturating_sub(target.len() + 3);
+        left > 0
+    };
+    let mut listed: Vec<String> = targets.iter().take_while(fits).cloned().collect();
+    if listed.len() < targets.len() {
+        listed.push(format!("and {} more", targets.len() - listed.len()));
+    }
+    listed
+}
+
+/// Leaves a kilobyte of [`HANDSHAKE_LIMIT`] for everything else.
+const TARGETS_MOST: usize = 3 << 10;
 /// What every refused client reads, whatever the cause. [SES-14]
 pub const REFUSAL: &str = "the router does not admit this key";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_number_of_rules_fits_into_the_answer() {
+        let few = vec!["10.2.0.0/16:80,443".to_owned(); 3];
+        assert_eq!(fitting(&few), few);
+        for rule in ["a:1".to_owned(), "x".repeat(250)] {
+            let permissions = Permissions { owner: false, targets: fitting(&vec![rule; 5_000]) };
+            let accepted = Accepted {
+                name: "n".repeat(64),
+                conduit_version: "0.1.0".to_owned(),
+                permissions: Some(permissions),
+                ..Accepted::default()
+            };
+            let length = control::framed(message::Message::Accepted(accepted)).len();
+            assert!((2_500..HANDSHAKE_LIMIT - 200).contains(&length), "{length}");
+        }
+    }
+}
