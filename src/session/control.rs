@@ -42,15 +42,19 @@ pub(super) async fn write(
     }
 }
 
-/// Waits for something to report, then a little longer for more. Cancel-safe: what is to be reported stays listed.
-/// [STR-20]
+/// Waits for something to report, then a little longer for more, unless it is urgent. Cancel-safe: what is to be
+/// reported stays listed. [STR-20]
 async fn gathered(ledger: &Ledger) {
     while !ledger.has_reports() {
         ledger.reports.notified().await;
     }
-    if !ledger.is_urgent() {
-        let _ = tokio::time::timeout(GATHER, ledger.reports.notified()).await;
-    }
+    let urgent = async {
+        // A notification may as well be one more stream that has something to report.
+        while !ledger.is_urgent() {
+            ledger.reports.notified().await;
+        }
+    };
+    let _ = tokio::time::timeout(GATHER, urgent).await;
 }
 
 /// Reads the peer's messages until the connection ends; closes it on a violation. [SES-4]
