@@ -10,6 +10,7 @@ use super::Shared;
 use super::link::TUNNEL;
 use crate::ends::{Listener, reset, tune};
 use crate::relay::{EndedBy, Entry, first_bytes, pipe};
+use crate::session::{Receiver, Sender, Session};
 use crate::task::Tasks;
 use crate::wire::{StreamClass, StreamHeader, VERSION};
 
@@ -38,22 +39,12 @@ async fn serve(shared: Arc<Shared>, socket: TcpStream, peer: SocketAddr, entry: 
     if tune(&socket, settings.sockets.nodelay, settings.sockets.keepalive).is_err() {
         return; // The user is gone already.
     }
-    let Some(session) = shared.link.session(settings.outage_wait).await else {
-        let reason = shared.link.last_error().unwrap_or_else(|| "no session".to_owned());
-        return refuse(&shared, socket, &format!("no session with the router: {reason}"));
-    };
-    let header = StreamHeader {
-        version: VERSION,
-        tunnel: TUNNEL,
-        class: StreamClass::Connect.into(),
-        ..StreamHeader::default()
-    };
-    let first = first_bytes(&socket, FIRST_PAYLOAD);
-    entry.counters.sent.fetch_add(first.len() as u64, Ordering::Relaxed);
-    let (sender, receiver) = match session.open(header, first).await {
-        Ok(stream) => stream,
-        Err(error) => return refuse(&shared, socket, &error.to_string()),
-    };
+    let (_session, sender, receiver) =
+        match entry.stop.run_until_cancelled(open(&shared, &socket, &entry)).await {
+            Some(Ok(opened)) => opened,
+            Some(Err(reason)) => return refuse(&shared, socket, &reason),
+            None => return reset(socket),
+        };
     let moved = pipe(socket, sender, receiver, &settings.relay, &entry.counters, &entry.stop).await;
     match moved.ended_by {
         EndedBy::Refused { code, message } => {
@@ -69,6 +60,29 @@ async fn serve(shared: Arc<Shared>, socket: TcpStream, peer: SocketAddr, entry: 
             tracing::debug!(%peer, sent = moved.sent, received = moved.received, %ended_by, "connection ended")
         }
     }
+}
+
+/// A stream for the connection, and the session that it needs; waits for one during an outage. Says why not.
+async fn open(
+    shared: &Shared,
+    socket: &TcpStream,
+    entry: &Entry,
+) -> Result<(Session, Sender, Receiver), String> {
+    let Some(session) = shared.link.session(shared.settings.outage_wait).await else {
+        let reason = shared.link.last_error().unwrap_or_else(|| "no session".to_owned());
+        return Err(format!("no session with the router: {reason}"));
+    };
+    let header = StreamHeader {
+        version: VERSION,
+        tunnel: TUNNEL,
+        class: StreamClass::Connect.into(),
+        ..StreamHeader::default()
+    };
+    let first = first_bytes(socket, FIRST_PAYLOAD);
+    entry.counters.sent.fetch_add(first.len() as u64, Ordering::Relaxed);
+    let stream = session.open(header, first).await;
+    let (sender, receiver) = stream.map_err(|error| error.to_string())?;
+    Ok((session, sender, receiver))
 }
 
 /// The user sees an RST, the operator a reason.

@@ -110,7 +110,12 @@ async fn declared_session(settings: &Settings, tasks: &Tasks) -> Result<Establis
         tasks,
     )
     .await?;
-    declare(settings, &mut established).await?;
+    if let Err(error) = declare(settings, &mut established).await {
+        established.session.close(Code::Done, "the tunnel was not declared");
+        // The good-bye has to leave before the process does, or the router keeps the session until it times out.
+        established.endpoint.close().await;
+        return Err(error);
+    }
     Ok(established)
 }
 
@@ -148,7 +153,6 @@ async fn declare(settings: &Settings, established: &mut Established) -> Result<(
     if declared.code == 0 {
         return Ok(());
     }
-    established.session.close(Code::Done, "the tunnel was refused");
     match Code::from_number(declared.code.into()) {
         Code::Denied => {
             Err(StartError::Denied { source_addr: tunnel.source.clone(), reason: declared.message })
@@ -174,7 +178,9 @@ pub(super) async fn keep(shared: Arc<Shared>, tasks: Tasks, first: Established) 
         shared.set_state(TunnelState::Reconnecting);
         shared.link.note(Some(reason.clone()));
         tracing::warn!(router = %addr, reason, "session lost, reconnecting");
-        established = come_back(&shared, &tasks).await;
+        let back = shared.connections.run_until_cancelled(come_back(&shared, &tasks));
+        let Some(session) = back.await else { return };
+        established = session;
         shared.link.note(None);
     }
 }

@@ -6,6 +6,7 @@
 #![allow(clippy::disallowed_methods, reason = "the tasks of a test end with its runtime")]
 
 mod bytes;
+mod endings;
 mod hostile;
 mod isolation;
 mod stage;
