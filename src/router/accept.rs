@@ -39,10 +39,17 @@ async fn client(shared: Arc<Shared>, tasks: Tasks, arrival: Arrival, seat: Seat)
     };
     let applicant = match applicant(connection, &shared.settings.session).await {
         Ok(applicant) => applicant,
-        Err(HandshakeError::Lost(reason)) => {
+        Err(HandshakeError::Lost(reason) | HandshakeError::Refused { reason, .. }) => {
             return tracing::debug!(%addr, reason, "gone before it said who it is");
         }
-        Err(error) => return tracing::warn!(%addr, reason = %error, "refused"),
+        Err(error) => {
+            let reason = error.to_string();
+            // Once for each reason: the log is not a stranger's to fill.
+            if shared.table.refuse("a session", None, &reason) {
+                tracing::warn!(%addr, reason, "client refused");
+            }
+            return;
+        }
     };
     let Some(admitted) = admit::admit(&shared, applicant, &tasks).await else { return };
     drop(seat);

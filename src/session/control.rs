@@ -90,9 +90,8 @@ pub(super) async fn read(
             // A kind that this version does not know. [SES-5]
             None => continue,
         };
-        if events.send(event).await.is_err() {
-            break None;
-        }
+        // Nobody may want to hear any more; streams that run need the reports all the same.
+        let _ = events.send(event).await;
     };
     if let Some(reason) = violation {
         tracing::warn!(peer = %connection.peer().short(), reason, "protocol violation on the control stream");

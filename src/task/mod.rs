@@ -23,12 +23,6 @@ impl Tasks {
         Self::default()
     }
 
-    /// A set that is cancelled with this one, and can be cancelled and waited for alone. Its tasks count among this
-    /// one's too.
-    pub fn child(&self) -> Self {
-        Self { tracker: TaskTracker::new(), token: self.token.child_token() }
-    }
-
     /// Runs `future` to its end as a task of this set. The future watches [`Tasks::token`] itself: it knows what
     /// it has to put in order first.
     #[allow(clippy::disallowed_methods, reason = "the one place that spawns")]
@@ -97,12 +91,10 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_child_ends_with_its_parent_and_alone() {
-        let parent = Tasks::new();
-        let (one, two) = (parent.child(), parent.child());
-        one.token().cancel();
-        assert!(!two.token().is_cancelled());
-        parent.token().cancel();
-        assert!(two.token().is_cancelled());
+    async fn work_with_nothing_to_put_in_order_ends_where_it_stands() {
+        let tasks = Tasks::new();
+        tasks.spawn_until_cancelled("careless", std::future::pending());
+        assert_eq!(tasks.len(), 1);
+        assert!(tasks.shutdown(Duration::from_secs(1)).await);
     }
 }

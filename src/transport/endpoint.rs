@@ -211,11 +211,6 @@ impl RouterEndpoint {
         Some(Arrival { incoming, config, timeout: self.handshake_timeout })
     }
 
-    /// Connections that are up or coming up.
-    pub fn open_connections(&self) -> usize {
-        self.endpoint.open_connections()
-    }
-
     /// Closes every connection with a code and lets the last packets out.
     pub async fn close(&self, code: u64, reason: &str) {
         self.endpoint.close(VarInt::from_u64(code).unwrap_or(VarInt::MAX), reason.as_bytes());
