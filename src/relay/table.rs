@@ -24,7 +24,7 @@ struct Inner {
     received: AtomicU64,
     refused: Mutex<VecDeque<Refused>>,
     refusals: AtomicU64,
-    /// Told when the last one leaves.
+    /// All who wait are told when the last one leaves.
     emptied: Notify,
 }
 
@@ -119,8 +119,13 @@ impl Table {
 
     /// Waits until none runs. Cancel-safe.
     pub async fn drained(&self) {
-        while self.active() > 0 {
-            self.0.emptied.notified().await;
+        loop {
+            // Made before the look, so that what happens in between is heard.
+            let emptied = self.0.emptied.notified();
+            if self.active() == 0 {
+                return;
+            }
+            emptied.await;
         }
     }
 
@@ -181,7 +186,7 @@ impl Drop for Entry {
         live.remove(&self.number);
         let inner = &self.table.0;
         if live.is_empty() {
-            inner.emptied.notify_one();
+            inner.emptied.notify_waiters();
         }
         inner.sent.fetch_add(self.counters.sent.load(Ordering::Relaxed), Ordering::Relaxed);
         inner.received.fetch_add(self.counters.received.load(Ordering::Relaxed), Ordering::Relaxed);
@@ -219,6 +224,21 @@ mod tests {
             (table.enter_named("a".into(), &stop), table.enter_named("b".into(), &stop));
         assert!(table.kill(1) && !table.kill(9));
         assert!(one.stop.is_cancelled() && !two.stop.is_cancelled());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn everybody_who_waits_for_the_last_one_hears_of_it() {
+        let (table, stop) = (Table::default(), CancellationToken::new());
+        drop(table.enter_named("before".into(), &stop));
+        let entry = table.enter_named("last".into(), &stop);
+        let waiting = async { tokio::join!(table.drained(), table.drained()) };
+        let leaving = async {
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+            drop(entry);
+        };
+        let both = async { tokio::join!(waiting, leaving) };
+        let limit = std::time::Duration::from_secs(1);
+        assert!(tokio::time::timeout(limit, both).await.is_ok(), "somebody still waits");
     }
 
     #[test]

@@ -12,6 +12,7 @@ use crate::session::{Admission, Applicant, Event, Session};
 use crate::store::{ClientRow, ClientStatus, Redemption, Seen, StoreError, TokenState};
 use crate::task::Tasks;
 use crate::tunnel::Name;
+use crate::wire::Code;
 
 /// A client that is in.
 pub(super) struct Admitted {
@@ -79,16 +80,30 @@ pub(super) async fn admit(
         Ok((session, events)) => {
             tracing::info!(client = %client.name, %addr, "session up");
             let seat = shared.sessions.enter(&session, &client, instance);
-            // Revoked in between: the seat was not there to be closed yet.
-            let still = shared.settings.store.client(identity).await;
-            if !still.is_ok_and(|row| row.is_some_and(|row| row.status == ClientStatus::Active)) {
-                shared.sessions.expel(identity);
-            }
+            look_again(shared, &session, &client).await;
             Some(Admitted { session, events, seat, name: client.name })
         }
         Err(error) => {
             tracing::debug!(%addr, %error, "lost while it was admitted");
             None
+        }
+    }
+}
+
+/// Revoked, or given other permissions, since it was looked up: the seat was not there yet to be told.
+async fn look_again(shared: &Shared, session: &Session, client: &ClientRow) {
+    match shared.settings.store.client(client.identity).await {
+        Ok(Some(row)) if row.status == ClientStatus::Active => {
+            if row.permissions != client.permissions {
+                shared.sessions.permit(row.identity, &row.permissions);
+            }
+        }
+        Ok(_) => {
+            shared.sessions.expel(client.identity);
+        }
+        Err(error) => {
+            tracing::error!(client = %client.name, %error, "the store cannot tell who may stay");
+            session.close(Code::Internal, "the router cannot read its store");
         }
     }
 }

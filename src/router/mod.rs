@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 pub use admin::Admin;
@@ -195,15 +196,18 @@ impl Shared {
     /// sessions are closed. [SES-33]
     async fn shutdown(&self, drain: Duration) -> bool {
         self.accepting.cancel();
+        // All at once: one that does not read must not make the others wait, and is about to hear the close.
+        let mut told = JoinSet::new();
         for session in self.sessions.all() {
             let leave = GoAway {
                 code: Code::ShuttingDown.number() as u32,
                 message: GOOD_BYE.to_owned(),
                 ..GoAway::default()
             };
-            // A session that does not take it is about to hear the close.
-            let _ = tokio::time::timeout(LAST_WORDS, session.say(Event::GoAway(leave))).await;
+            told.spawn(async move { session.say(Event::GoAway(leave)).await });
         }
+        let all_told = async { while told.join_next().await.is_some() {} };
+        let _ = tokio::time::timeout(LAST_WORDS, all_told).await;
         let drained = tokio::time::timeout(drain, self.table.drained()).await.is_ok();
         self.connections.cancel();
         let _ = tokio::time::timeout(LAST_WORDS, self.table.drained()).await;

@@ -77,8 +77,9 @@ impl Client {
     /// Judges what can be judged before anybody connects. [SES-30] [SES-31]
     fn declare(&self, declare: Declare) -> Declared {
         let tunnel = declare.tunnel;
+        let name = shortened(&declare.name);
         let refuse = |code: Code, message: String| {
-            tracing::warn!(client = %self.name, tunnel = declare.name, reason = message, "tunnel refused");
+            tracing::warn!(client = %self.name, tunnel = name, reason = message, "tunnel refused");
             Declared {
                 tunnel,
                 code: code.number() as u32,
@@ -115,9 +116,9 @@ impl Client {
         if tunnels.len() >= MOST_TUNNELS {
             return refuse(Code::Limit, format!("a session has at most {MOST_TUNNELS} tunnels"));
         }
-        tracing::info!(client = %self.name, tunnel = declare.name, %source, "tunnel declared");
+        tracing::info!(client = %self.name, tunnel = name, %source, "tunnel declared");
         tunnels.insert(tunnel, source);
-        Declared { tunnel, bind: declare.bind, ..Declared::default() }
+        Declared { tunnel, bind: shortened(&declare.bind), ..Declared::default() }
     }
 
     /// What a stream wants dialled.
@@ -208,12 +209,12 @@ fn is_exhaustion(error: i32) -> bool {
     cfg!(unix) && matches!(error, 23 | 24)
 }
 
-/// What a peer reads of a reason: the peer's own words may be in it, and a message has its limit.
+/// What is repeated of a peer's own words, to the log or to the peer: a message has its limit.
 fn shortened(message: &str) -> String {
     message.chars().take(REASON_MOST).collect()
 }
 
-/// Characters of a reason.
+/// Characters of a reason, a name or a bind.
 const REASON_MOST: usize = 200;
 /// Bytes that a probe may carry.
 const PROBE_MOST: usize = 64 << 10;
