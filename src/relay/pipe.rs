@@ -103,21 +103,27 @@ pub async fn pipe(
     stop: &CancellationToken,
 ) -> Transferred {
     let in_flight = sender.in_flight();
+    let stopped = sender.stopped();
     let ended_by = {
         let (reading, writing) = socket.split();
         let mut upload = pin!(upload(reading, &mut sender, settings, &counters.sent));
         let mut download = pin!(download(writing, &mut receiver, settings, counters));
-        let (mut up, mut down) = (false, false);
+        let mut stopped = pin!(stopped);
+        let (mut read, mut down) = (None, false);
         loop {
+            let up = read.is_some();
             let end = tokio::select! {
-                end = &mut upload, if !up => { up = true; end }
+                end = &mut upload, if !up => end.map(|half| read = Some(half)),
                 end = &mut download, if !down => { down = true; end }
+                // As long as bytes may come from the peer, their end tells; after that only this does.
+                error = &mut stopped, if down && !up => Err(error.into()),
+                error = broken(read.as_ref()), if up && !down => Err(EndedBy::Socket(error.to_string())),
                 () = silence(counters, &in_flight, settings), if up != down => Err(EndedBy::Abandoned),
                 () = stop.cancelled() => Err(EndedBy::Killed),
             };
             match end {
                 Err(failure) => break failure,
-                Ok(()) if up && down => break EndedBy::Done,
+                Ok(()) if read.is_some() && down => break EndedBy::Done,
                 Ok(()) => {}
             }
         }
@@ -147,20 +153,20 @@ async fn silence(counters: &Counters, in_flight: &InFlight, settings: &Settings)
     }
 }
 
-/// Socket → stream. Ends when the far socket has taken the last byte.
-async fn upload(
-    mut socket: ReadHalf<'_>,
+/// Socket → stream. Ends when the far socket has taken the last byte; then nobody reads here any more.
+async fn upload<'s>(
+    mut socket: ReadHalf<'s>,
     sender: &mut Sender,
     settings: &Settings,
     moved: &AtomicU64,
-) -> Result<(), EndedBy> {
+) -> Result<ReadHalf<'s>, EndedBy> {
     let mut appetite = FIRST_READ.min(settings.read_buffer);
     loop {
         let room = sender.room();
         if room == 0 {
             tokio::select! {
                 more = sender.more_room() => more?,
-                error = broken(&socket) => return Err(EndedBy::Socket(error.to_string())),
+                error = broken(Some(&socket)) => return Err(EndedBy::Socket(error.to_string())),
             }
             continue;
         }
@@ -177,12 +183,14 @@ async fn upload(
         sender.send(bytes).await?;
     }
     sender.finish();
-    Ok(sender.settled().await?)
+    sender.settled().await?;
+    Ok(socket)
 }
 
 /// Returns when the socket was reset while nobody reads from it. A plain end of the other side is no error: its bytes
 /// wait their turn.
-async fn broken(socket: &ReadHalf<'_>) -> io::Error {
+async fn broken(socket: Option<&ReadHalf<'_>>) -> io::Error {
+    let Some(socket) = socket else { return std::future::pending().await };
     let stream: &TcpStream = socket.as_ref();
     loop {
         match stream.ready(Interest::ERROR).await {
