@@ -166,6 +166,24 @@ async fn connections_beyond_the_limit_are_reset_and_room_is_used_again() {
     echo(tunnel.local_addr(), b"room again").await;
 }
 
+#[tokio::test]
+async fn a_stop_with_nothing_open_takes_no_longer_than_the_good_bye() {
+    let (stage, target) = (Stage::new().await, Target::echo().await);
+    let tunnel = stage.tunnel_to(target.addr).await;
+    let other = stage.tunnel_to(target.addr).await;
+    echo(tunnel.local_addr(), b"used").await;
+    let start = Instant::now();
+    tunnel.shutdown(Duration::from_secs(5)).await;
+    let (tunnel_took, start) = (start.elapsed(), Instant::now());
+    assert_eq!(tunnel.ended().await, conduit::client::End::Stopped { forced: false });
+    assert!(tunnel.session().is_none_or(|session| session.connection().close_reason().is_some()));
+    assert!(stage.router.shutdown(Duration::from_secs(5)).await);
+    println!("the tunnel stopped after {tunnel_took:?}, the router after {:?}", start.elapsed());
+    assert!(tunnel_took < Duration::from_millis(900), "{tunnel_took:?}");
+    assert!(start.elapsed() < Duration::from_millis(900), "{:?}", start.elapsed());
+    drop(other);
+}
+
 fn resets(stream: TcpStream) {
     let stream = stream.into_std().expect("a socket");
     socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).expect("linger");
