@@ -55,7 +55,9 @@ fn ctrl_c_at_the_router_ends_it_cleanly_and_the_clients_notice() {
         let (mut router, _client, tunnel) = world.tunnel_to(target.addr());
         echo(&tunnel.connect(), b"well").expect("the same bytes");
         router.signal(signal);
+        let asked = Instant::now();
         assert_eq!(router.ends_within(Duration::from_secs(5)), Some(0));
+        println!("the router ended after {:?}", asked.elapsed());
         within(Duration::from_secs(5), "the tunnel notices at once", || {
             (tunnel.listed()?["state"] != "ready").then_some(())
         });
