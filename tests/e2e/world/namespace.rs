@@ -17,11 +17,14 @@ pub(crate) fn in_namespace(name: &str, body: impl FnOnce()) {
         unshare = unshare.args(["--user", "--map-root-user"]);
     }
     let test = std::env::current_exe().expect("this program");
+    // What is mounted inside cannot be removed from inside; out here it is gone with its namespace.
+    let folder = tempfile::tempdir().expect("a folder");
     let outcome = unshare
         .args(["sh", "-c", "ip link set lo up && exec \"$0\" --exact \"$1\" --nocapture"])
         .arg(test)
         .arg(name)
         .env(INSIDE, "1")
+        .env("TMPDIR", folder.path())
         .limit(Duration::from_secs(60))
         .ends();
     assert!(outcome.stdout.contains("1 passed"), "{outcome}");
