@@ -141,10 +141,7 @@ pub async fn start(settings: Settings) -> Result<Running, StartError> {
     });
     let (calls, received) = mpsc::channel(CALLS);
     shared.link.publish(&first);
-    // Not until the tasks' own end: a session that was closed because the tunnel stops must not come back.
-    let (kept, stopping) = (Arc::clone(&shared), shared.connections.clone());
-    let keep = link::keep(kept, tasks.clone(), first);
-    tasks.spawn("link", async move { drop(stopping.run_until_cancelled(keep).await) });
+    tasks.spawn_until_cancelled("link", link::keep(Arc::clone(&shared), tasks.clone(), first));
     tasks.spawn("accept", forward::accept(Arc::clone(&shared), tasks.clone(), listener));
     tasks.spawn_until_cancelled(
         "control",
