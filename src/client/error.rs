@@ -171,6 +171,7 @@ impl StartError {
             HandshakeError::Refused { code: Code::Unsupported, reason } => {
                 Self::Unsupported { reason }
             }
+            HandshakeError::Refused { code: Code::Limit, reason } => Self::Unreachable { reason },
             HandshakeError::Unsupported(error) => Self::Unsupported { reason: error.to_string() },
             HandshakeError::Random(error) => error.into(),
             other => Self::Handshake { addr, reason: other.to_string() },

@@ -1,7 +1,9 @@
 //! The door: who knocks costs nothing until it has proved an address, and little until it has proved a key.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::{Shared, admit, serve};
@@ -18,11 +20,11 @@ pub(super) async fn accept(shared: Arc<Shared>, tasks: Tasks) {
             () = shared.accepting.cancelled() => return,
         };
         let Some(arrival) = arrival else { return };
-        match gate.judge(arrival.is_validated(), Instant::now()) {
+        match gate.judge(arrival.remote_addr(), arrival.is_validated(), Instant::now()) {
             Verdict::Prove => arrival.ask_for_proof(),
             Verdict::Refuse => arrival.refuse(),
             Verdict::Enter => {
-                let seat = gate.seat();
+                let seat = gate.seat(arrival.remote_addr());
                 tasks.spawn_until_cancelled(
                     "client",
                     client(Arc::clone(&shared), tasks.clone(), arrival, seat),
@@ -59,9 +61,16 @@ async fn client(shared: Arc<Shared>, tasks: Tasks, arrival: Arrival, seat: Seat)
 /// Decides with arithmetic alone whether somebody may cost cryptography.
 #[derive(Debug)]
 struct Gate {
-    half_open: Arc<AtomicUsize>,
+    half_open: Arc<Mutex<HalfOpen>>,
     second: Instant,
     in_second: u32,
+}
+
+/// Handshakes under way, in all and by source.
+#[derive(Debug, Default)]
+struct HalfOpen {
+    all: usize,
+    by_source: HashMap<IpAddr, usize>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -73,11 +82,21 @@ enum Verdict {
 
 /// One handshake under way.
 #[derive(Debug)]
-struct Seat(Arc<AtomicUsize>);
+struct Seat {
+    half_open: Arc<Mutex<HalfOpen>>,
+    source: IpAddr,
+}
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        let mut half_open = lock(&self.half_open);
+        half_open.all -= 1;
+        if let Entry::Occupied(mut count) = half_open.by_source.entry(self.source) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
     }
 }
 
@@ -86,31 +105,50 @@ impl Gate {
         Self { half_open: Arc::default(), second: Instant::now(), in_second: 0 }
     }
 
-    fn judge(&mut self, validated: bool, now: Instant) -> Verdict {
+    fn judge(&mut self, addr: SocketAddr, validated: bool, now: Instant) -> Verdict {
         if now.duration_since(self.second) >= Duration::from_secs(1) {
             (self.second, self.in_second) = (now, 0);
         }
         self.in_second += 1;
-        let half_open = self.half_open.load(Ordering::Relaxed);
-        if half_open >= HALF_OPEN_MOST {
+        let half_open = lock(&self.half_open);
+        let theirs = half_open.by_source.get(&source(addr)).copied().unwrap_or_default();
+        let is_rush = half_open.all >= HALF_OPEN_FREE || self.in_second > NEW_PER_SECOND_FREE;
+        if half_open.all >= HALF_OPEN_MOST {
             Verdict::Refuse
-        } else if !validated
-            && (half_open >= HALF_OPEN_FREE || self.in_second > NEW_PER_SECOND_FREE)
-        {
+        } else if !validated && (is_rush || theirs >= HALF_OPEN_OF_ONE) {
             Verdict::Prove
+        } else if theirs >= HALF_OPEN_OF_ONE {
+            Verdict::Refuse
         } else {
             Verdict::Enter
         }
     }
 
-    fn seat(&self) -> Seat {
-        self.half_open.fetch_add(1, Ordering::Relaxed);
-        Seat(Arc::clone(&self.half_open))
+    fn seat(&self, addr: SocketAddr) -> Seat {
+        let source = source(addr);
+        let mut half_open = lock(&self.half_open);
+        half_open.all += 1;
+        *half_open.by_source.entry(source).or_default() += 1;
+        Seat { half_open: Arc::clone(&self.half_open), source }
     }
+}
+
+/// What counts as one source: an IPv4 address, or the /64 that one IPv6 host has to itself.
+fn source(addr: SocketAddr) -> IpAddr {
+    match addr.ip().to_canonical() {
+        IpAddr::V4(ip) => ip.into(),
+        IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() >> 64 << 64).into(),
+    }
+}
+
+fn lock(half_open: &Mutex<HalfOpen>) -> MutexGuard<'_, HalfOpen> {
+    half_open.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Handshakes at one time; OpenSSH's MaxStartups is 100.
 const HALF_OPEN_MOST: usize = 256;
+/// Of one source: it cannot keep everybody else out, and as many can come at once from behind one NAT.
+const HALF_OPEN_OF_ONE: usize = HALF_OPEN_MOST / 4;
 /// Up to here nobody has to prove an address, which saves a round trip.
 const HALF_OPEN_FREE: usize = 64;
 /// The same for newcomers within a second.
@@ -120,23 +158,43 @@ const NEW_PER_SECOND_FREE: u32 = 50;
 mod tests {
     use super::*;
 
+    fn from(host: u8) -> SocketAddr {
+        SocketAddr::from(([192, 0, 2, host], 1))
+    }
+
     #[test]
     fn under_load_strangers_prove_their_address_and_then_nobody_enters() {
         let (mut gate, now) = (Gate::new(), Instant::now());
-        let mut seats: Vec<Seat> = (0..HALF_OPEN_FREE).map(|_| gate.seat()).collect();
-        assert_eq!(gate.judge(false, now), Verdict::Prove);
-        assert_eq!(gate.judge(true, now), Verdict::Enter);
-        seats.extend((HALF_OPEN_FREE..HALF_OPEN_MOST).map(|_| gate.seat()));
-        assert_eq!(gate.judge(true, now), Verdict::Refuse);
+        let sit = |gate: &Gate, count: usize| -> Vec<Seat> {
+            (0..count).map(|n| gate.seat(from((n % 200) as u8))).collect()
+        };
+        let mut seats = sit(&gate, HALF_OPEN_FREE);
+        assert_eq!(gate.judge(from(250), false, now), Verdict::Prove);
+        assert_eq!(gate.judge(from(250), true, now), Verdict::Enter);
+        seats.extend(sit(&gate, HALF_OPEN_MOST - HALF_OPEN_FREE));
+        assert_eq!(gate.judge(from(250), true, now), Verdict::Refuse);
         seats.clear();
-        assert_eq!(gate.judge(false, now), Verdict::Enter);
+        assert_eq!(gate.judge(from(250), false, now), Verdict::Enter);
+        assert!(lock(&gate.half_open).by_source.is_empty(), "nothing is remembered of who is gone");
+    }
+
+    #[test]
+    fn one_source_cannot_take_every_place() {
+        let (mut gate, now) = (Gate::new(), Instant::now());
+        let _seats: Vec<Seat> = (0..HALF_OPEN_OF_ONE).map(|_| gate.seat(from(1))).collect();
+        assert_eq!(gate.judge(from(1), true, now), Verdict::Refuse);
+        assert_eq!(gate.judge(from(2), true, now), Verdict::Enter);
+        let neighbours =
+            ["[2001:db8::1]:1", "[2001:db8::2]:1"].map(|addr| addr.parse().map(source));
+        assert_eq!(neighbours[0], neighbours[1]);
     }
 
     #[test]
     fn a_rush_within_a_second_is_asked_for_proof() {
         let (mut gate, now) = (Gate::new(), Instant::now());
-        let verdicts: Vec<_> = (0..=NEW_PER_SECOND_FREE).map(|_| gate.judge(false, now)).collect();
+        let verdicts: Vec<_> =
+            (0..=NEW_PER_SECOND_FREE).map(|_| gate.judge(from(1), false, now)).collect();
         assert_eq!(verdicts.iter().filter(|verdict| **verdict == Verdict::Prove).count(), 1);
-        assert_eq!(gate.judge(false, now + Duration::from_secs(2)), Verdict::Enter);
+        assert_eq!(gate.judge(from(1), false, now + Duration::from_secs(2)), Verdict::Enter);
     }
 }

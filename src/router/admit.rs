@@ -43,6 +43,12 @@ pub(super) async fn admit(
             tracing::warn!(%addr, identity = %identity, reason, "client refused");
         }
     };
+    // Before anybody is looked up: it tells nothing of a key, and no ticket is spent for nothing.
+    if shared.sessions.len() >= shared.settings.max_clients {
+        refused("[limits] max_clients is reached");
+        applicant.refuse_for_now();
+        return None;
+    }
     let client = match decide(shared, &applicant).await {
         Ok(Ok(client)) => client,
         Ok(Err(No::Generic(reason))) => {
@@ -61,11 +67,6 @@ pub(super) async fn admit(
             return None;
         }
     };
-    if shared.sessions.len() >= shared.settings.max_clients {
-        refused("[limits] max_clients is reached");
-        applicant.refuse();
-        return None;
-    }
     note_visit(shared, &applicant, tasks);
     let instance = applicant.instance();
     let admission = Admission {

@@ -166,14 +166,20 @@ async fn connect(client: &Client, incoming: Incoming) {
     };
     let permissions = client.seat.permissions();
     let decide = |resolved| permissions.decide(&target, resolved, &shared.own);
-    let socket = match dial(&target, decide, &shared.settings.dial).await {
+    let entry = shared.table.enter_named(client.name.to_string(), &shared.connections);
+    let dialled = tokio::select! {
+        dialled = dial(&target, decide, &shared.settings.dial) => dialled,
+        () = entry.stop.cancelled() => return incoming.refuse(Code::Killed, "ended by an operator").await,
+        // Nobody is left to be told.
+        _ = client.session.closed() => return,
+    };
+    let socket = match dialled {
         Ok(socket) => socket,
         Err(error) => {
             return refuse(client, incoming, &target.to_string(), code(&error), &error.to_string())
                 .await;
         }
     };
-    let entry = shared.table.enter_named(client.name.to_string(), &shared.connections);
     let Ok((sender, receiver, _seat)) = incoming.admit().await else { return };
     let moved =
         pipe(socket, sender, receiver, &shared.settings.relay, &entry.counters, &entry.stop).await;

@@ -213,6 +213,11 @@ impl Applicant {
         self.connection.close(Code::Refused.number(), REFUSAL);
     }
 
+    /// No room for anybody at the moment, whoever it is. [SES-14]
+    pub fn refuse_for_now(self) {
+        self.connection.close(Code::Limit.number(), FULL);
+    }
+
     /// An answer with a reason: only for who has proved to hold the ticket. [TKT-6]
     pub fn refuse_ticket(self, reason: &str) {
         self.connection.close(Code::TicketSpent.number(), reason);
@@ -239,6 +244,8 @@ fn fitting(targets: &[String]) -> Vec<String> {
 const TARGETS_MOST: usize = 3 << 10;
 /// What every refused client reads, whatever the cause. [SES-14]
 pub const REFUSAL: &str = "the router does not admit this key";
+/// What everybody reads while there is no room.
+const FULL: &str = "the router serves as many clients as it may; try again later";
 
 #[cfg(test)]
 mod tests {

@@ -117,14 +117,18 @@ impl Knock {
 impl Incoming {
     /// Says yes; the payload follows. [STR-4]
     pub async fn admit(mut self) -> Result<(Sender, Receiver, Seat), SendError> {
-        self.sender.send_header(&StreamAnswer::default(), Bytes::new()).await?;
+        let yes = StreamAnswer::default();
+        let answer = self.sender.send_header(&yes, Bytes::new());
+        let lost = |_| SendError::Lost("the answer does not leave".to_owned());
+        tokio::time::timeout(ANSWER_LIMIT, answer).await.map_err(lost)??;
         Ok((self.sender, self.receiver, self.seat))
     }
 
     /// Says no, and why; the peer's payload is not wanted. [STR-4]
     pub async fn refuse(mut self, code: Code, message: &str) {
         let answer = StreamAnswer { code: code.number() as u32, message: message.to_owned() };
-        if self.sender.send_header(&answer, Bytes::new()).await.is_ok() {
+        let answered = self.sender.send_header(&answer, Bytes::new());
+        if matches!(tokio::time::timeout(ANSWER_LIMIT, answered).await, Ok(Ok(()))) {
             self.sender.finish();
         }
         self.receiver.stop(code);
@@ -163,3 +167,5 @@ fn open_account(
 
 /// A stream header or answer. [SES-2]
 pub(super) const HEADER_LIMIT: usize = 1 << 10;
+/// A peer that gives an answer no room holds a socket for nothing.
+const ANSWER_LIMIT: Duration = Duration::from_secs(5);
