@@ -455,3 +455,25 @@ fn shape(value: &Value, depth: usize) -> String {
         Value::Null => "null".to_owned(),
     }
 }
+
+#[test]
+fn a_log_is_lines_for_people_and_documents_for_programs() {
+    let mut world = World::new();
+    world.router("router");
+    let ticket = world.done("router", &["router", "invite", "-q"]);
+    let source = echo();
+    let ticket = ticket.trim();
+    world
+        .done("c", &["start", "--join", ticket, "--source", &source, "--bind", "0", "--name", "l"]);
+    let plain = world.done("c", &["logs", "l"]);
+    let documents = world.done("c", &["logs", "l", "-o", "json"]);
+    assert!(plain.contains("tunnel ready"));
+    assert_eq!(documents.lines().count(), plain.lines().count());
+    for (document, line) in documents.lines().zip(plain.lines()) {
+        let document: Value = serde_json::from_str(document).expect("JSON");
+        assert_eq!(
+            (&document["schema"], &document["line"]),
+            (&"conduit.log/1".into(), &line.into())
+        );
+    }
+}

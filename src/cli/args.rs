@@ -9,6 +9,7 @@ use super::{
 /// The command line.
 #[derive(Debug, Parser)]
 #[command(
+    propagate_version = true,
     name = "conduit",
     version,
     about = "A self-hosted network tunnel: one binary, one authenticated QUIC connection, no daemon",

@@ -4,6 +4,8 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use serde_json::json;
+
 use super::context::{Context, signals};
 use super::report::warn;
 use crate::fleet::{Failure, Kind, last_lines};
@@ -18,7 +20,7 @@ pub(super) struct Args {
     /// Go on with what is written from now on, until Ctrl-C or until the tunnel ends
     #[arg(short, long)]
     follow: bool,
-    /// How many of the last lines to start with
+    /// How many of the last lines to start with; with -o json each is a document of its own
     #[arg(short = 'n', long, value_name = "COUNT", default_value_t = 100)]
     lines: usize,
 }
@@ -43,7 +45,7 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<u8, Failure> {
     match last_lines(&path, args.lines) {
         Ok((mut lines, end)) => {
             fill_up(&path, args.lines, &mut lines);
-            context.raw(&lines)?;
+            print(context, &lines)?;
             if args.follow && is_live {
                 context.block_on(follow(
                     context,
@@ -135,10 +137,23 @@ fn print_from(context: &Context, file: &mut std::fs::File, at: u64) -> Result<u6
     if file.seek(SeekFrom::Start(at)).is_err() || file.read_to_end(&mut bytes).is_err() {
         return Ok(at);
     }
-    if !bytes.is_empty() {
-        context.raw(&bytes)?;
+    Ok(at + print(context, &bytes)? as u64)
+}
+
+/// Prints log lines as they are, or each as a JSON document of one line; how many bytes that were. A line that is
+/// still being written waits for its end.
+fn print(context: &Context, bytes: &[u8]) -> Result<usize, Failure> {
+    if !context.json {
+        if !bytes.is_empty() {
+            context.raw(bytes)?;
+        }
+        return Ok(bytes.len());
     }
-    Ok(at + bytes.len() as u64)
+    let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+    for line in String::from_utf8_lossy(&bytes[..whole]).lines() {
+        context.line(&json!({"schema": "conduit.log/1", "line": line}).to_string())?;
+    }
+    Ok(whole)
 }
 
 /// Whether the path names another file by now.

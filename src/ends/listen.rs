@@ -149,7 +149,10 @@ impl ListenError {
         match source.kind() {
             io::ErrorKind::AddrInUse => Self::InUse { addr },
             io::ErrorKind::PermissionDenied if addr.port() < 1024 => Self::NotPermitted { addr },
-            io::ErrorKind::AddrNotAvailable => Self::NotAvailable { addr },
+            // A link-local address without its interface is nobody's.
+            io::ErrorKind::AddrNotAvailable | io::ErrorKind::InvalidInput => {
+                Self::NotAvailable { addr }
+            }
             _ => Self::Other { addr, source },
         }
     }

@@ -26,6 +26,12 @@ pub enum EndpointError {
         /// What should have been bound.
         addr: SocketAddr,
     },
+    /// This machine has no such address.
+    #[error("cannot listen on UDP {addr}: this machine does not have that address")]
+    NotAvailable {
+        /// What should have been bound.
+        addr: SocketAddr,
+    },
     /// The socket cannot be had.
     #[error("UDP {addr}: {source}")]
     Socket {
@@ -267,6 +273,9 @@ fn endpoint(
 ) -> Result<Endpoint, EndpointError> {
     let failed = |source: io::Error| match source.kind() {
         io::ErrorKind::AddrInUse => EndpointError::InUse { addr },
+        io::ErrorKind::AddrNotAvailable | io::ErrorKind::InvalidInput => {
+            EndpointError::NotAvailable { addr }
+        }
         _ => EndpointError::Socket { addr, source },
     };
     let socket = socket(addr).map_err(failed)?;

@@ -39,6 +39,9 @@ pub enum ParseAddrError {
     /// The port is not a number from 1 to 65535 (0 is legal only in a bind).
     #[error("{0:?} is not a port: a number from {1} to 65535")]
     Port(String, u16),
+    /// A URL.
+    #[error("{0:?} is a URL: write HOST:PORT")]
+    Url(String),
     /// The host is empty.
     #[error("{0:?} has no host: write HOST:PORT")]
     NoHost(String),
@@ -146,6 +149,9 @@ impl FromStr for BindAddr {
 
 /// Splits `host:port`; brackets around an IPv6 address are taken off, and required.
 fn split_port(text: &str) -> Result<(&str, &str), ParseAddrError> {
+    if text.contains("://") {
+        return Err(ParseAddrError::Url(text.to_owned()));
+    }
     if let Some(rest) = text.strip_prefix('[') {
         let (host, port) =
             rest.split_once("]:").ok_or_else(|| ParseAddrError::NoPort(text.to_owned()))?;
