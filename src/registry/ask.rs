@@ -32,7 +32,7 @@ pub enum CallError {
         process: String,
     },
     /// It did not answer in time.
-    #[error("{process} did not answer within {} ms: it hangs or is stopped; `conduit kill --force` ends it", after.as_millis())]
+    #[error("{process} did not answer within {} ms: it hangs or is stopped; `conduit kill --force --tunnel {process}` ends it", after.as_millis())]
     TimedOut {
         /// Its id.
         process: String,
