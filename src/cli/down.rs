@@ -32,12 +32,22 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<u8, Failure> {
     let drain = if args.force { Duration::ZERO } else { args.drain.unwrap_or(DRAIN) };
     let Some(registry) = context.existing_registry()? else { return nothing(context) };
     let file = canonical(Some(&path));
-    let ended = context.block_on(async {
+    let (ended, supervisor) = context.block_on(async {
         let mut signals = signals()?;
-        let work = async { Ok(fleet::bring_down(&registry, &file, drain).await) };
+        let work = async {
+            let ended = fleet::bring_down(&registry, &file, drain).await;
+            Ok((ended, fleet::end_supervisor(&registry, &file, drain).await))
+        };
         unless_interrupted(&mut signals, work).await
     })?;
-    if ended.is_empty() { nothing(context) } else { kill::show(&ended, drain, context) }
+    let code = match (&ended[..], &supervisor) {
+        ([], Ok(None)) => nothing(context)?,
+        _ => kill::show(&ended, drain, context)?,
+    };
+    if let (Some(pid), false) = (supervisor?, context.json || context.quiet) {
+        context.line(&format!("  its supervisor   stopped   pid {pid}"))?;
+    }
+    Ok(code)
 }
 
 fn nothing(context: &Context) -> Result<u8, Failure> {

@@ -39,7 +39,10 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<u8, Failure> {
     }
     let file = canonical(loaded.file.as_deref());
     let invitation = read_ticket(args.join.as_deref(), context)?;
-    context.block_on(async {
+    // Held until the end: one supervisor for a file.
+    let supervision =
+        if args.foreground { Some(context.registry()?.supervise(&file)?) } else { None };
+    let code = context.block_on(async {
         let mut signals = signals()?;
         let preparing = prepare(context, loaded, invitation);
         let prepared = unless_interrupted(&mut signals, preparing).await?;
@@ -63,7 +66,9 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<u8, Failure> {
             ));
         }
         show(&outcomes, &prepared, context)
-    })
+    });
+    drop(supervision);
+    code
 }
 
 fn load(file: Option<&Path>, context: &Context) -> Result<Loaded<ClientConfig>, Failure> {
@@ -125,6 +130,9 @@ fn show(
     let mut code = 0;
     let mut documents = Vec::new();
     for (name, outcome) in outcomes {
+        if let Outcome::Running { silence: Some(silence), .. } = outcome {
+            warn(&format!("warning: {silence}"));
+        }
         if let Outcome::Failed(failure) = outcome {
             // One code when all fail for one reason, else the general one.
             code = if code == 0 || code == failure.exit { failure.exit } else { exit::FAILURE };
@@ -136,7 +144,7 @@ fn show(
                 Outcome::Started(ready) | Outcome::Restarted(ready) => {
                     context.line(ready.id.as_str())?;
                 }
-                Outcome::Running(record) => context.line(record.tunnel_id.as_str())?,
+                Outcome::Running { record, .. } => context.line(record.tunnel_id.as_str())?,
                 Outcome::Failed(failure) => warn(&format!("error: {name}: {failure}")),
             }
         } else {
@@ -161,11 +169,14 @@ fn as_line(name: &Name, outcome: &Outcome) -> String {
     match outcome {
         Outcome::Started(ready) => line(ready, "started"),
         Outcome::Restarted(ready) => line(ready, "changed → restarted"),
-        Outcome::Running(record) => {
+        Outcome::Running { record, supervisor, silence } => {
             let config = &record.config;
+            let by = supervisor.map(|pid| format!(" (supervised by pid {pid})"));
+            let but = silence.as_ref().map_or("", |_| ", but does not answer");
             let bind = config.bind.map(|bind| bind.to_string()).unwrap_or_default();
             let source = config.source.as_ref().map(ToString::to_string).unwrap_or_default();
-            format!("  {name}   {bind} → {source}   already running   pid {}", record.pid)
+            let by = by.unwrap_or_default();
+            format!("  {name}   {bind} → {source}   already running{by}{but}   pid {}", record.pid)
         }
         Outcome::Failed(failure) => {
             let hint = failure.hint.as_ref().map(|hint| format!(" (try: {hint})"));
@@ -182,9 +193,18 @@ fn as_document(name: &Name, outcome: &Outcome) -> Value {
     match outcome {
         Outcome::Started(ready) => started(ready, "started"),
         Outcome::Restarted(ready) => started(ready, "restarted"),
-        Outcome::Running(record) => json!({"name": name, "outcome": "running",
-            "id": record.tunnel_id, "pid": record.pid, "bind": record.config.bind,
-            "source": record.config.source}),
+        Outcome::Running { record, supervisor, silence } => {
+            let mut running = json!({"name": name, "outcome": "running",
+                "id": record.tunnel_id, "pid": record.pid, "bind": record.config.bind,
+                "source": record.config.source});
+            if let Some(pid) = supervisor {
+                running["supervisor"] = json!(pid);
+            }
+            if silence.is_some() {
+                running["answers"] = json!(false);
+            }
+            running
+        }
         Outcome::Failed(failure) => {
             let error: Value = serde_json::from_str(&as_json(failure)).unwrap_or_default();
             json!({"name": name, "outcome": "failed", "error": error})
@@ -215,6 +235,7 @@ fn report(event: &Event, context: &Context) {
         Event::Again(name, failure, pause) => {
             warn(&format!("{name}: {failure}; again in {} ms", pause.as_millis()));
         }
+        Event::Ended(name) => warn(&format!("{name} was ended, and stays so")),
         Event::Lost(name, failure) => warn(&format!("{name} cannot be kept: {failure}")),
     }
 }

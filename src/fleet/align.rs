@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
 
 use super::failure::{Failure, Kind};
 use super::host::DRAIN;
 use super::launch::{Launch, Ready};
 use super::spawn::spawn;
-use super::stop::{Ending, stop};
-use crate::registry::{self, Entry, Record, Registry};
+use super::stop::{ANSWER, Ending, stop};
+use crate::registry::{self, Entry, Record, Registry, Request, ask};
 use crate::tunnel::Name;
 
 /// What `up` did about one tunnel.
@@ -21,7 +22,14 @@ pub enum Outcome {
     /// It was started.
     Started(Ready),
     /// It runs already, as the file says.
-    Running(Box<Record>),
+    Running {
+        /// Its record.
+        record: Box<Record>,
+        /// The process that keeps it running, when one does.
+        supervisor: Option<u32>,
+        /// Why it does not answer, when it does not.
+        silence: Option<String>,
+    },
     /// The file has changed: it was ended and started anew.
     Restarted(Ready),
     /// It does not run.
@@ -51,7 +59,10 @@ async fn bring_one_up(registry: &Registry, launch: &Launch) -> Result<Outcome, F
         return Ok(Outcome::Started(spawn(launch).await?.ready));
     };
     if record.config_hash == launch.hash() && record.config_file == launch.config_file {
-        return Ok(Outcome::Running(Box::new(record)));
+        let answer = ask(&record, &Request::Version, ANSWER).await;
+        let supervisor = supervisor_of(registry, &record);
+        let silence = answer.err().map(|error| error.to_string());
+        return Ok(Outcome::Running { record: Box::new(record), supervisor, silence });
     }
     if record.config_file != launch.config_file {
         let owner = match &record.config_file {
@@ -63,8 +74,19 @@ async fn bring_one_up(registry: &Registry, launch: &Launch) -> Result<Outcome, F
             format!("end that one (`conduit kill --tunnel {}`), or rename this", record.name);
         return Err(Failure::new(Kind::Tunnel, "already_running", message).with_hint(hint));
     }
+    if let Some(pid) = supervisor_of(registry, &record) {
+        let message = format!("{} has changed, and is supervised by pid {pid}", record.name);
+        return Err(Failure::new(Kind::Tunnel, "supervised", message)
+            .with_hint("restart that process: it reads the file when it starts"));
+    }
     stop(registry, &record, DRAIN).await?;
     Ok(Outcome::Restarted(spawn(launch).await?.ready))
+}
+
+/// Who keeps it running: nobody does any more when the one who started it is gone and it only drains.
+fn supervisor_of(registry: &Registry, record: &Record) -> Option<u32> {
+    let file = record.config_file.as_deref()?;
+    record.supervisor.filter(|_| registry.supervisor(file).is_some())
 }
 
 /// Ends every tunnel that this file started, also those that it no longer declares; all at once.
@@ -86,11 +108,44 @@ pub async fn bring_down(
     ended
 }
 
+/// Ends the supervisor of this file, when there is one, and what it started in the meantime; its pid.
+///
+/// When its tunnels have been ended it ends by itself, but one that it was about to start again keeps it.
+pub async fn end_supervisor(
+    registry: &Registry,
+    file: &Path,
+    drain: Duration,
+) -> Result<Option<u32>, Failure> {
+    let supervisor = || names_of(file).iter().find_map(|name| registry.supervisor(name));
+    let Some(found) = supervisor() else { return Ok(None) };
+    let interrupted = found.interrupt();
+    let deadline = Instant::now() + drain + GRACE;
+    // One who comes after it was started on purpose.
+    while supervisor().is_some_and(|now| now == found) {
+        if Instant::now() >= deadline {
+            let pid = found.pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default();
+            let why = interrupted.err().map(|error| format!(": {error}")).unwrap_or_default();
+            let message = format!("the supervisor of {}{pid} still runs{why}", file.display());
+            return Err(Failure::new(Kind::System, "not_ended", message)
+                .with_hint("end that process: it starts the tunnels again"));
+        }
+        for record in has_started(registry, file) {
+            stop(registry, &record, drain).await?;
+        }
+        sleep(PAUSE).await;
+    }
+    Ok(found.pid)
+}
+
+/// A file that is gone has no canonical path: then the names of its parents must do.
+fn names_of(file: &Path) -> Vec<PathBuf> {
+    let names = [std::path::absolute(file), std::fs::canonicalize(file)];
+    names.into_iter().flatten().collect()
+}
+
 /// The living tunnels that this file started.
 pub fn has_started(registry: &Registry, file: &Path) -> Vec<Record> {
-    // A file that is gone has no canonical path: then the names of its parents must do.
-    let names = [std::path::absolute(file), std::fs::canonicalize(file)];
-    let names: Vec<PathBuf> = names.into_iter().flatten().collect();
+    let names = names_of(file);
     let is_ours = |record: &Record| {
         record.kind == registry::Kind::Tunnel
             && record.config_file.as_ref().is_some_and(|path| names.contains(path))
@@ -111,3 +166,7 @@ pub fn no_longer_declared(registry: &Registry, file: &Path, names: &[Name]) -> V
 
 /// Processes started at the same time: a hundred handshakes at once would only slow each other down.
 const AT_ONCE: usize = 16;
+/// For a supervisor to end that has nothing left to keep.
+const GRACE: Duration = Duration::from_secs(10);
+/// Between two looks.
+const PAUSE: Duration = Duration::from_millis(5);

@@ -6,7 +6,7 @@ use crate::client::{self, StartError};
 use crate::config::{ConfigErrors, HomeError, RoutersError};
 use crate::files::FileError;
 use crate::identity::{KeyError, RandomError};
-use crate::registry::{CallError, ClaimError, RegistryError, RpcError};
+use crate::registry::{CallError, ClaimError, RegistryError, RpcError, SuperviseError};
 use crate::router;
 use crate::store::StoreError;
 use crate::telemetry::LogError;
@@ -140,6 +140,18 @@ impl From<ClaimError> for Failure {
             }
         };
         Self::new(Kind::Tunnel, code, error.to_string())
+    }
+}
+
+impl From<SuperviseError> for Failure {
+    fn from(error: SuperviseError) -> Self {
+        match error {
+            SuperviseError::Registry(error) => error.into(),
+            error @ SuperviseError::Supervised { .. } => {
+                Self::new(Kind::Tunnel, "supervised", error.to_string())
+                    .with_hint("`conduit down` with the same file ends it and its tunnels")
+            }
+        }
     }
 }
 

@@ -37,7 +37,10 @@ impl Claimed {
     pub fn new(launch: &Launch) -> Result<Self, Failure> {
         let registry = Registry::open(&launch.home)?.with_runtime_dir(launch.runtime_dir.clone());
         registry.purge_ended(Registry::KEEP_ENDED);
-        let claim = registry.claim(launch.record())?;
+        let mut claim = registry.claim(launch.record())?;
+        if launch.leashed {
+            claim.update(|record| record.supervisor = parent())?;
+        }
         let own = registry.log_path(&claim.record().tunnel_id);
         if let Output::File(file) = &launch.log {
             point(&own, file);
@@ -236,6 +239,14 @@ fn end(claim: Claim, state: TunnelState, reason: Option<String>) {
     if let Err(failed) = claim.end(state, reason) {
         warn!(error = %failed, "the end could not be recorded");
     }
+}
+
+/// Whoever started this process.
+fn parent() -> Option<u32> {
+    #[cfg(unix)]
+    return Some(std::os::unix::process::parent_id());
+    #[cfg(not(unix))]
+    None
 }
 
 /// Lets `logs` find a log that the configuration put elsewhere. Without it nothing else suffers.

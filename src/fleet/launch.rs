@@ -50,7 +50,7 @@ pub struct Launch {
     pub runtime_dir: Option<PathBuf>,
     /// The file that declares the tunnel.
     pub config_file: Option<PathBuf>,
-    /// Whether the process ends when its parent does.
+    /// Whether the process ends when its parent does, which then is its supervisor.
     pub leashed: bool,
     /// What of the environment was ignored and why, for the debug log.
     pub notices: Vec<String>,
@@ -103,9 +103,13 @@ impl Launch {
         self.log_keep = logging.keep;
     }
 
-    /// A hash of everything whose change needs a restart. Of the token only its hash goes in.
+    /// A hash of everything whose change needs a restart, whoever starts it: a supervisor, whose tunnels log to
+    /// its terminal, or a command that leaves them alone. Of the token only its hash goes in.
     pub fn hash(&self) -> String {
         let mut plain = self.clone();
+        if plain.log == Output::Stderr {
+            plain.log = Output::Own;
+        }
         plain.config_file = None;
         plain.leashed = false;
         plain.runtime_dir = None;
@@ -252,6 +256,9 @@ pub(super) mod tests {
         let text = serde_json::to_string(&one).expect("JSON");
         let back: Launch = serde_json::from_str(&text).expect("read back");
         assert_eq!(back.hash(), one.hash());
+        let mut supervised = one.clone();
+        (supervised.leashed, supervised.log) = (true, Output::Stderr);
+        assert_eq!(supervised.hash(), one.hash(), "it is the same tunnel");
         let changed: [fn(&mut Launch); 4] = [
             |launch| launch.spec.bind = "127.0.0.1:1".parse().expect("a bind"),
             |launch| launch.tuning.tcp_nodelay = false,

@@ -17,7 +17,7 @@ mod supervise;
 mod tail;
 mod tuning;
 
-pub use align::{Outcome, bring_down, bring_up, has_started, no_longer_declared};
+pub use align::{Outcome, bring_down, bring_up, end_supervisor, has_started, no_longer_declared};
 pub use child::run_child;
 pub use failure::{Failure, Kind, exit};
 pub use host::{Claimed, DRAIN, Host, NEVER_READY, serve_control};

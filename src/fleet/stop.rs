@@ -111,7 +111,7 @@ pub async fn gone(registry: &Registry, record: &Record, limit: Duration) -> bool
 }
 
 /// How long a process may take to say that it will end.
-const ANSWER: Duration = Duration::from_millis(800);
+pub(super) const ANSWER: Duration = Duration::from_millis(800);
 /// How long it may take to end when nothing is left to drain.
 const GRACE: Duration = Duration::from_secs(5);
 /// Between two looks.

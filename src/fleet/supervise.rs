@@ -1,5 +1,6 @@
 //! One supervisor for a whole file: keeps a process per tunnel, drains them all, and ends when one cannot be kept.
 
+use std::process::ExitStatus;
 use std::time::Duration;
 
 use tokio::process::Child;
@@ -14,8 +15,9 @@ use super::launch::{Launch, Ready};
 use super::reap::reap_orphans;
 use super::signals::Signals;
 use super::spawn::{Spawned, spawn};
+use crate::registry::{Entry, Registry};
 use crate::task::Tasks;
-use crate::tunnel::Name;
+use crate::tunnel::{Name, TunnelId, TunnelState};
 
 /// What happened to a tunnel, for whoever watches.
 #[derive(Clone, Debug)]
@@ -26,9 +28,12 @@ pub enum Event {
     Again(Name, Failure, Duration),
     /// It cannot be kept.
     Lost(Name, Failure),
+    /// Somebody ended it, so it stays ended.
+    Ended(Name),
 }
 
-/// Keeps all of them until a signal (drains, a second one ends at once) or until one cannot be kept.
+/// Keeps all of them until a signal (drains, a second one ends at once), until one cannot be kept, or until
+/// somebody has ended them all.
 pub async fn supervise(
     launches: Vec<Launch>,
     mut signals: Signals,
@@ -73,6 +78,16 @@ pub async fn supervise(
     lost.map_or(Ok(()), Err)
 }
 
+/// How the process of a tunnel ended.
+enum End {
+    /// The supervisor ended it.
+    Ours,
+    /// Somebody else asked it to.
+    Asked,
+    /// It was not to end.
+    Unasked(Failure),
+}
+
 struct Keeper {
     launch: Launch,
     /// Drain.
@@ -87,6 +102,7 @@ impl Keeper {
         let name = self.launch.spec.name.clone();
         // Failures in a row: of starts without a success, and of anything.
         let (mut starts, mut failures) = (0_u32, 0_u32);
+        let mut last = None;
         loop {
             let spawned = tokio::select! {
                 spawned = spawn(&self.launch) => spawned,
@@ -98,7 +114,12 @@ impl Keeper {
                     starts = 0;
                     let since = Instant::now();
                     self.say(Event::Ready(name.clone(), spawned.ready.clone())).await;
-                    let Some(failure) = self.watch(spawned).await else { return };
+                    last = Some(spawned.ready.id.clone());
+                    let failure = match self.watch(spawned).await {
+                        End::Ours => return,
+                        End::Asked => return self.say(Event::Ended(name)).await,
+                        End::Unasked(failure) => failure,
+                    };
                     if since.elapsed() > STEADY {
                         failures = 0;
                     }
@@ -120,17 +141,31 @@ impl Keeper {
                 () = sleep(pause) => {}
                 () = self.stop.cancelled() => return,
             }
+            // Whoever had to kill it recorded that by now.
+            if last.take().is_some_and(|id| self.was_killed_on_purpose(&id)) {
+                return self.say(Event::Ended(name)).await;
+            }
         }
     }
 
-    /// Waits for the end of a tunnel; `None` when it was asked for.
-    async fn watch(&self, spawned: Spawned) -> Option<Failure> {
+    fn was_killed_on_purpose(&self, id: &TunnelId) -> bool {
+        let registry = Registry::open_existing(&self.launch.home).ok().flatten();
+        let entry = registry.and_then(|registry| registry.find(id.as_str()));
+        matches!(entry, Some(Entry::Ended(record)) if record.status == TunnelState::Stopped)
+    }
+
+    /// Waits for the end of a tunnel.
+    async fn watch(&self, spawned: Spawned) -> End {
         let Spawned { ready, mut child, leash } = spawned;
         tokio::select! {
             status = child.wait() => {
+                // Only what was asked to end, over its control socket or by a signal, ends so.
+                if status.as_ref().is_ok_and(ExitStatus::success) {
+                    return End::Asked;
+                }
                 let how = status.map_or_else(|error| error.to_string(), |status| status.to_string());
                 let message = format!("tunnel {} ended ({how})", ready.id);
-                return Some(Failure::new(Kind::Tunnel, "ended", message));
+                return End::Unasked(Failure::new(Kind::Tunnel, "ended", message));
             }
             () = self.stop.cancelled() => {}
         }
@@ -146,7 +181,7 @@ impl Keeper {
             warn!(tunnel = %ready.id, "did not end in time and is killed");
             let _ = child.kill().await;
         }
-        None
+        End::Ours
     }
 
     async fn say(&self, event: Event) {

@@ -1,12 +1,12 @@
 //! The lock of a name: whoever holds it is the one living process of that name.
 
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io;
+use std::io::{self, Write};
 use std::path::Path;
 
 /// A held lock; dropping it, or dying, lets it go.
 #[derive(Debug)]
-pub(super) struct NameLock(#[allow(dead_code, reason = "held for its lock alone")] File);
+pub(super) struct NameLock(File);
 
 impl NameLock {
     /// Takes the lock, or `None` while somebody else holds it. The file stays when the lock is let go.
@@ -18,6 +18,13 @@ impl NameLock {
             Ok(()) | Err(TryLockError::WouldBlock) => Ok(None),
             Err(TryLockError::Error(error)) => Err(error),
         }
+    }
+
+    /// Writes into the locked file who holds it.
+    pub(super) fn write(&self, text: &str) -> io::Result<()> {
+        let mut file = &self.0;
+        file.set_len(0)?;
+        file.write_all(text.as_bytes())
     }
 
     /// Whether somebody holds the lock. Looks with a shared lock, which other lookers do not mind.

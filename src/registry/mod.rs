@@ -18,6 +18,7 @@ mod seats;
 mod serve;
 mod socket;
 mod strict;
+mod supervision;
 
 pub use answer::{
     ClientStatus, ConnectionStatus, Invitation, IssuedToken, Probe, Refusal, RouterStatus,
@@ -31,3 +32,4 @@ pub use record::{Kind, NewRecord, Record, RecordConfig, now_rfc3339, rfc3339};
 pub use request::{AuthorizeParams, InviteParams, Request, TokenCreateParams};
 pub use rpc::RpcError;
 pub use serve::{Call, ControlListener};
+pub use supervision::{SuperviseError, Supervision, Supervisor};

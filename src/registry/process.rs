@@ -53,7 +53,22 @@ fn start_of(_: u32) -> Option<String> {
 /// Kills exactly the process that was recorded. `Ok(false)`: it was gone already.
 #[cfg(target_os = "linux")]
 pub(super) fn kill(pid: u32, started: Option<&str>) -> std::io::Result<bool> {
-    use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+    signal(pid, started, rustix::process::Signal::KILL)
+}
+
+/// Asks exactly that process to end (SIGTERM). `Ok(false)`: it was gone already.
+#[cfg(target_os = "linux")]
+pub(super) fn interrupt(pid: u32, started: Option<&str>) -> std::io::Result<bool> {
+    signal(pid, started, rustix::process::Signal::TERM)
+}
+
+#[cfg(target_os = "linux")]
+fn signal(
+    pid: u32,
+    started: Option<&str>,
+    signal: rustix::process::Signal,
+) -> std::io::Result<bool> {
+    use rustix::process::{Pid, PidfdFlags, pidfd_open, pidfd_send_signal};
     let Some(target) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return Ok(false) };
     // The descriptor holds the process; only then its start is compared, so that no other can slip in.
     let process = match pidfd_open(target, PidfdFlags::empty()) {
@@ -65,7 +80,7 @@ pub(super) fn kill(pid: u32, started: Option<&str>) -> std::io::Result<bool> {
         Presence::Gone => return Ok(false),
         Presence::Unknown => return Err(unknown()),
     }
-    match pidfd_send_signal(process, Signal::KILL) {
+    match pidfd_send_signal(process, signal) {
         Err(rustix::io::Errno::SRCH) => Ok(false),
         sent => Ok(sent.map(|()| true)?),
     }
@@ -74,6 +89,12 @@ pub(super) fn kill(pid: u32, started: Option<&str>) -> std::io::Result<bool> {
 /// Without a start time no process can be told from its successor, so none is killed.
 #[cfg(not(target_os = "linux"))]
 pub(super) fn kill(_: u32, _: Option<&str>) -> std::io::Result<bool> {
+    Err(unknown())
+}
+
+/// The same holds for a milder signal.
+#[cfg(not(target_os = "linux"))]
+pub(super) fn interrupt(_: u32, _: Option<&str>) -> std::io::Result<bool> {
     Err(unknown())
 }
 

@@ -83,6 +83,9 @@ pub struct Record {
     pub config_file: Option<PathBuf>,
     /// See [`NewRecord::config_hash`].
     pub config_hash: String,
+    /// The process that keeps this one running, when one does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub supervisor: Option<u32>,
     /// The version of Conduit that it runs.
     pub version: String,
     /// RFC 3339; set when it ended in an orderly way, or when somebody found it dead.
@@ -136,6 +139,7 @@ impl Record {
             // A path that is no UTF-8 would make the whole record unwritable.
             config_file: new.config_file.map(|path| path.to_string_lossy().into_owned().into()),
             config_hash,
+            supervisor: None,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             ended_at: None,
             last_error: None,

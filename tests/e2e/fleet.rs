@@ -176,3 +176,88 @@ fn start_reads_the_settings_of_a_file_but_not_its_tunnels() {
         "JSON, as the file says: {first}"
     );
 }
+
+/// `conduit up --foreground`, with both tunnels ready.
+fn supervisor(world: &World, client: &Client, path: &str) -> std::process::Child {
+    let err = std::fs::File::create(world.path().join("up.err")).expect("a file");
+    let mut supervisor =
+        client.conduit(&["up", "--foreground", "-f", path]).spawn(Stdio::null(), err);
+    within(Duration::from_secs(20), "both run", || {
+        assert!(supervisor.try_wait().expect("a child").is_none(), "it ended");
+        let ready = client.list(&[]).iter().filter(|tunnel| tunnel["state"] == "ready").count();
+        (ready == 2).then_some(())
+    });
+    supervisor
+}
+
+#[test]
+fn up_finds_what_a_supervisor_keeps_and_a_second_supervisor_is_refused() {
+    let world = World::new();
+    let (_router, client, target) = cast(&world);
+    let path = file(&world, &[("a", target.addr()), ("b", target.addr())]);
+    let mut supervisor = supervisor(&world, &client, &path);
+    let (a, b) = (pid_of(&client, "a"), pid_of(&client, "b"));
+    let by = format!("already running (supervised by pid {})", supervisor.id());
+    client.conduit(&["up", "-f", &path]).succeeds().prints(&by);
+    let document = client.conduit(&["up", "-f", &path, "-o", "json"]).succeeds().json();
+    assert_eq!(document["tunnels"][0]["supervisor"], supervisor.id());
+    let second = client.conduit(&["up", "--foreground", "-f", &path]).exits(1);
+    second.says(&format!("pid {}", supervisor.id())).took_at_most(Duration::from_secs(3));
+    assert_eq!((pid_of(&client, "a"), pid_of(&client, "b")), (a, b), "nothing was restarted");
+
+    let other = Service::greeting("other");
+    file(&world, &[("a", target.addr()), ("b", other.addr())]);
+    client.conduit(&["up", "-f", &path]).exits(1).prints("supervised by pid");
+    assert_eq!(pid_of(&client, "b"), b, "it is the supervisor's to restart");
+
+    client.conduit(&["down", "-f", &path]).succeeds();
+    assert!(client.list(&[]).is_empty());
+    let status = within(Duration::from_secs(10), "the supervisor ends", || {
+        supervisor.try_wait().expect("a child")
+    });
+    assert_eq!(status.code(), Some(0));
+    client.conduit(&["up", "-f", &path]).succeeds().prints("started");
+}
+
+#[test]
+fn what_an_operator_ended_is_not_brought_back_by_the_supervisor() {
+    let world = World::new();
+    let (_router, client, target) = cast(&world);
+    let path = file(&world, &[("a", target.addr()), ("b", target.addr())]);
+    let mut supervisor = supervisor(&world, &client, &path);
+    let b = pid_of(&client, "b");
+    client.conduit(&["kill", "--tunnel", "a"]).succeeds();
+    let said = || std::fs::read_to_string(world.path().join("up.err")).unwrap_or_default();
+    eventually("the supervisor lets go of it", || said().contains("a was ended"));
+    assert_eq!((pid_of(&client, "a"), pid_of(&client, "b")), (None, b));
+    assert!(supervisor.try_wait().expect("a child").is_none(), "it keeps the other one");
+
+    // One that hangs is killed, and stays ended too.
+    kill(u32::try_from(b.expect("a pid")).expect("a pid"), Signal::STOP);
+    client.conduit(&["kill", "--force", "--tunnel", "b"]).exits(69);
+    let status = within(Duration::from_secs(10), "nothing is left to keep", || {
+        supervisor.try_wait().expect("a child")
+    });
+    assert_eq!(status.code(), Some(0));
+    assert!(client.list(&[]).is_empty());
+}
+
+#[test]
+fn down_ends_a_supervisor_that_is_about_to_start_a_tunnel_again() {
+    let world = World::new();
+    let (router, client, target) = cast(&world);
+    let path = file(&world, &[("a", target.addr()), ("b", target.addr())]);
+    let mut supervisor = supervisor(&world, &client, &path);
+    drop(router);
+    for name in ["a", "b"] {
+        let pid = pid_of(&client, name).expect("a pid");
+        kill(u32::try_from(pid).expect("a pid"), Signal::KILL);
+    }
+    client.conduit(&["down", "--force", "-f", &path]).ends();
+    within(Duration::from_secs(3), "the supervisor ends", || {
+        supervisor.try_wait().expect("a child")
+    });
+    eventually("no process is left", || {
+        crate::world::processes_of(client.home().path()).is_empty()
+    });
+}
