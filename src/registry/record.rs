@@ -70,7 +70,7 @@ pub struct Record {
     pub started: Option<String>,
     /// Unique per process start.
     pub instance: Uuid,
-    /// RFC 3339, UTC.
+    /// RFC 3339, UTC, to the millisecond: it also tells which of two of one name is the later one.
     pub created_at: String,
     /// Path of the control socket, or name of the pipe on Windows.
     pub control_socket: String,
@@ -132,7 +132,7 @@ impl Record {
             pid: std::process::id(),
             started: process::own_start(),
             instance,
-            created_at: now_rfc3339(),
+            created_at: now_with_milliseconds(),
             control_socket: socket,
             status: TunnelState::Starting,
             config: new.config,
@@ -230,6 +230,13 @@ pub fn now_rfc3339() -> String {
 pub fn rfc3339(at: std::time::SystemTime) -> String {
     let at = OffsetDateTime::from(at);
     at.replace_nanosecond(0).unwrap_or(at).format(&Rfc3339).unwrap_or_default()
+}
+
+/// Always three digits, so that texts compare as their moments do.
+fn now_with_milliseconds() -> String {
+    let now = OffsetDateTime::now_utc();
+    let seconds = now.replace_nanosecond(0).unwrap_or(now).format(&Rfc3339).unwrap_or_default();
+    format!("{}.{:03}Z", seconds.trim_end_matches('Z'), now.millisecond())
 }
 
 #[derive(Deserialize)]
