@@ -368,11 +368,51 @@ fn a_tunnel_that_hangs_is_named_within_a_second_and_can_be_killed() {
     let asked = std::time::Instant::now();
     let list = world.run("client", &["list"]);
     assert!(asked.elapsed() < std::time::Duration::from_secs(1), "{:?}", asked.elapsed());
-    assert!(String::from_utf8_lossy(&list.stderr).contains("hung-"), "it is named");
+    let advice = String::from_utf8_lossy(&list.stderr).into_owned();
+    assert!(advice.contains("conduit kill --force --tunnel hung-"), "it is named: {advice}");
+    let hung = &world.json("client", &["list"])["tunnels"][0];
+    assert_eq!((&hung["state"], &hung["answers"]), (&"degraded".into(), &false.into()));
     assert_eq!(world.run("client", &["status"]).status.code(), Some(1));
     assert_eq!(world.run("client", &["kill", "--tunnel", "hung"]).status.code(), Some(69));
     let status = world.run("client", &["status"]);
     assert_eq!(status.status.code(), Some(0), "what was killed on purpose is no failure");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn up_warns_of_a_tunnel_that_runs_and_does_not_answer() {
+    let mut world = World::new();
+    world.router("router");
+    let ticket = world.done("router", &["router", "invite", "-q"]);
+    let text = "[[tunnels]]\nname = \"web\"\nsource = \"127.0.0.1:9\"\nbind = \"0\"\n";
+    let path = write(&world.path("fleet.toml"), text);
+    let up = world.json("client", &["up", "-f", &path, "--join", ticket.trim()]);
+    let pid = up["tunnels"][0]["pid"].to_string();
+    assert!(Command::new("kill").args(["-STOP", &pid]).status().expect("kill").success());
+    let again = world.run("client", &["up", "-f", &path]);
+    let said = String::from_utf8_lossy(&again.stdout).into_owned();
+    assert!(said.contains("already running, but does not answer"), "{said}");
+    assert!(String::from_utf8_lossy(&again.stderr).contains("--force --tunnel web-"));
+    assert_eq!(world.json("client", &["up", "-f", &path])["tunnels"][0]["answers"], false);
+}
+
+#[test]
+fn a_router_that_crashed_is_down_until_it_is_back() {
+    let mut world = World::new();
+    world.router("router");
+    world.routers[0].kill().expect("killed");
+    world.routers[0].wait().expect("gone");
+    let status = world.run("router", &["status"]);
+    let said = String::from_utf8_lossy(&status.stdout).into_owned();
+    assert_eq!(status.status.code(), Some(1), "{said}");
+    let row = said.lines().find(|line| line.starts_with("router-")).expect("its row");
+    assert!(["down", "failed", "died"].iter().all(|word| row.contains(word)), "{row}");
+    let document = world.run("router", &["status", "-o", "json"]);
+    let document: Value = serde_json::from_slice(&document.stdout).expect("JSON");
+    let router = &document["router"];
+    assert_eq!((&router["healthy"], &router["state"]), (&false.into(), &"failed".into()));
+    world.router("router");
+    assert_eq!(world.json("router", &["status"])["healthy"], true);
 }
 
 #[cfg(target_os = "linux")]

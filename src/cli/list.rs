@@ -10,9 +10,11 @@ use super::output::{Table, age, bytes, milliseconds, or_dash, seconds_since, sta
 use super::running::{ask_each, find};
 use crate::fleet::Failure;
 use crate::registry::{self, CallError, ConnectionStatus, Record, Request, TunnelStatus};
+use crate::tunnel::TunnelState;
 
 /// Options of `list`.
 #[derive(Debug, clap::Args)]
+#[command(after_long_help = NOTES)]
 pub(super) struct Args {
     /// Also tunnels that ended within the last seven days, and why
     #[arg(short, long)]
@@ -80,17 +82,21 @@ pub(super) fn answered(record: &Record, answer: Result<Value, CallError>) -> (Tu
             status.pid = record.pid;
             (status, false)
         }
-        Ok(None) => {
-            let mut status = TunnelStatus::from_record(record);
-            status.last_error = Some("its answer is none that this version reads".to_owned());
-            (status, true)
-        }
-        Err(error) => {
-            let mut status = TunnelStatus::from_record(record);
-            status.last_error = Some(error.to_string());
-            (status, true)
-        }
+        Ok(None) => silent(record, "its answer is none that this version reads".to_owned()),
+        Err(error) => silent(record, error.to_string()),
     }
+}
+
+fn silent(record: &Record, why: String) -> (TunnelStatus, bool) {
+    let mut status = TunnelStatus::from_record(record);
+    status.state = if_silent(status.state);
+    status.last_error = Some(why);
+    (status, true)
+}
+
+/// The state of a process that does not answer: whoever trusts in `ready` must not be told so.
+pub(super) fn if_silent(last: TunnelState) -> TunnelState {
+    if last.is_serving() { TunnelState::Degraded } else { last }
 }
 
 fn living((record, answer): (Record, Result<Value, CallError>)) -> Row {
@@ -230,3 +236,10 @@ fn connection_table(connections: &[ConnectionStatus]) -> Table {
     }
     table
 }
+
+const NOTES: &str = "\
+States: starting, ready, degraded, reconnecting, draining, stopped, failed.
+
+A tunnel whose process runs and does not answer within 800 ms is shown as `no answer`;
+with -o json it has \"answers\": false and the state \"degraded\", never \"ready\", and
+last_error says what to do. A tunnel that answers has no member \"answers\".";

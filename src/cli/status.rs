@@ -1,12 +1,13 @@
 //! `conduit status`: health as seen through the data path.
 
+use std::cmp::Reverse;
 use std::collections::HashSet;
 
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::context::{ANSWER, Context};
-use super::list::answered;
+use super::list::{answered, if_silent};
 use super::output::{Table, milliseconds, or_dash, state};
 use super::running::{Found, ask_each, find};
 use crate::fleet::{Failure, Kind, NEVER_READY, exit};
@@ -78,22 +79,26 @@ struct Item {
 enum Report {
     Tunnel(Box<TunnelStatus>),
     Router(Box<RouterStatus>),
-    /// A router that does not answer: what its record says.
+    /// A router that does not answer, or died: what its record says.
     Silent {
         id: TunnelId,
         name: Name,
         pid: u32,
         bind: Option<BindAddr>,
+        state: TunnelState,
+        last_error: Option<String>,
     },
 }
 
 impl Report {
-    fn silent(record: &Record) -> Self {
+    fn silent(record: &Record, state: TunnelState, why: &str) -> Self {
         Self::Silent {
             id: record.tunnel_id.clone(),
             name: record.name.clone(),
             pid: record.pid,
             bind: record.config.bind,
+            state,
+            last_error: Some(why.to_owned()),
         }
     }
 }
@@ -125,20 +130,29 @@ async fn ask(records: Vec<Record>) -> Vec<Answer> {
     plain.into_iter().zip(probed).map(better).collect()
 }
 
-/// Tunnels that were up, ended without being asked to, and did not come back.
+/// What was up, ended without being asked to, and did not come back.
 fn crashed(found: &Found) -> Vec<Record> {
-    let living: HashSet<&Name> = found.tunnels.iter().map(|record| &record.name).collect();
+    let living = found.tunnels.iter().chain(&found.routers);
+    let living: HashSet<&Name> = living.map(|record| &record.name).collect();
     let mut seen = HashSet::new();
     let mut ended: Vec<&Record> = found.ended.iter().collect();
-    // Of each name the last one counts.
-    ended.sort_by(|a, b| b.created_at.cmp(&a.created_at));
+    // Of each name the last one counts. An older version wrote whole seconds: within one, who has no end yet is
+    // the last one, because whoever takes a name writes down the end of those before.
+    ended.sort_by_key(|record| {
+        let was_stopped = record.status == TunnelState::Stopped;
+        Reverse((&record.created_at, record.ended_at.is_none(), &record.ended_at, was_stopped))
+    });
     let is_crash = |record: &&Record| {
         let reason = record.last_error.as_deref().unwrap_or_default();
-        record.kind == registry::Kind::Tunnel
-            && seen.insert(record.name.clone())
+        let was_up = match record.kind {
+            registry::Kind::Tunnel => !reason.starts_with(NEVER_READY),
+            // A router that could not start said why to whoever started it.
+            registry::Kind::Router => reason.starts_with(Record::DIED),
+        };
+        seen.insert(record.name.clone())
             && !living.contains(&record.name)
             && record.status == TunnelState::Failed
-            && !reason.starts_with(NEVER_READY)
+            && was_up
     };
     ended.into_iter().filter(is_crash).cloned().collect()
 }
@@ -180,6 +194,10 @@ fn detail(status: &TunnelStatus) -> String {
 }
 
 fn router_health(record: &Record, answer: Result<Value, CallError>) -> Health {
+    let silent = |why: String| {
+        let document = Report::silent(record, if_silent(record.status), &why);
+        (false, "no answer".to_owned(), why, document)
+    };
     let (is_up, shown, detail, document) = match answer {
         Ok(value) => match serde_json::from_value::<RouterStatus>(value) {
             Ok(status) => {
@@ -192,25 +210,26 @@ fn router_health(record: &Record, answer: Result<Value, CallError>) -> Health {
                 let document = Report::Router(Box::new(status.clone()));
                 (status.state.is_serving(), state(status.state), detail, document)
             }
-            Err(error) => {
-                (false, "no answer".to_owned(), error.to_string(), Report::silent(record))
-            }
+            Err(error) => silent(error.to_string()),
         },
-        Err(error) => (false, "no answer".to_owned(), error.to_string(), Report::silent(record)),
+        Err(error) => silent(error.to_string()),
     };
     let id = record.tunnel_id.to_string();
     Health { id, is_up, state: shown, rtt: None, detail, document }
 }
 
 fn dead(record: &Record) -> Health {
-    let status = TunnelStatus::from_record(record);
+    let document = match (record.kind, &record.last_error) {
+        (registry::Kind::Router, Some(why)) => Report::silent(record, record.status, why),
+        _ => Report::Tunnel(Box::new(TunnelStatus::from_record(record))),
+    };
     Health {
-        id: status.id.to_string(),
+        id: record.tunnel_id.to_string(),
         is_up: false,
-        state: state(status.state),
+        state: state(record.status),
         rtt: None,
-        detail: or_dash(status.last_error.clone()),
-        document: Report::Tunnel(Box::new(status)),
+        detail: or_dash(record.last_error.clone()),
+        document,
     }
 }
 
@@ -251,4 +270,37 @@ fn show(all: &[Health], context: &Context) -> Result<(), Failure> {
 fn is_called(record: &Record, name: &str) -> bool {
     record.name.as_str().eq_ignore_ascii_case(name)
         || record.tunnel_id.as_str().eq_ignore_ascii_case(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ended(id: &str, status: &str, at: &str, end: Option<&str>) -> Record {
+        let record = json!({
+            "schema": Record::SCHEMA, "tunnel_id": id, "kind": "tunnel", "name": "web", "pid": 1,
+            "instance": "00000000-0000-0000-0000-000000000000", "created_at": at, "ended_at": end,
+            "control_socket": "/x", "status": status, "config": {}, "config_hash": "",
+            "version": "0.1.0", "last_error": Record::DIED,
+        });
+        serde_json::from_value(record).expect("a record")
+    }
+
+    #[test]
+    fn of_a_name_only_the_last_one_that_ended_counts() {
+        let second = "2025-11-20T00:00:00Z";
+        let ids = |ended: Vec<Record>| -> Vec<String> {
+            let found = Found { ended, ..Found::default() };
+            crashed(&found).iter().map(|record| record.tunnel_id.to_string()).collect()
+        };
+        let died = ended("web-0001", "failed", second, Some(second));
+        let stopped = ended("web-0002", "stopped", second, Some(second));
+        assert!(ids(vec![died.clone(), stopped.clone()]).is_empty());
+        assert!(ids(vec![stopped.clone(), died.clone()]).is_empty());
+        let last = ended("web-0003", "failed", second, None);
+        assert_eq!(ids(vec![stopped.clone(), last]), ["web-0003"]);
+        let early = ended("web-0004", "stopped", "2025-11-20T00:00:00.001Z", Some(second));
+        let late = ended("web-0005", "failed", "2025-11-20T00:00:00.010Z", Some(second));
+        assert_eq!(ids(vec![early, late]), ["web-0005"]);
+    }
 }
