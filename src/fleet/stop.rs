@@ -6,9 +6,7 @@ use tokio::time::{Instant, sleep};
 
 use super::failure::{Failure, Kind, exit};
 use super::host::CUT_OFF;
-use crate::files;
-use crate::registry::{CallError, Presence, Record, Registry, Request, ask, now_rfc3339};
-use crate::tunnel::TunnelState;
+use crate::registry::{CallError, Presence, Record, Registry, Request, ask};
 
 /// How a process ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,22 +75,8 @@ async fn force(registry: &Registry, record: &Record, why: String) -> Result<Endi
     if !gone(registry, record, GRACE).await {
         return Err(cannot(format!("{why}, was killed, and is still there")));
     }
-    record_end(registry, record, &why);
+    registry.record_killed(record, &why);
     Ok(Ending::Forced(why))
-}
-
-/// The dead process could not record its end; that somebody wanted it is no crash.
-fn record_end(registry: &Registry, record: &Record, why: &str) {
-    let mut ended = record.clone();
-    ended.status = TunnelState::Stopped;
-    ended.ended_at = Some(now_rfc3339());
-    ended.last_error = Some(format!("killed: {why}"));
-    let path = registry.folder().join(format!("{}.json", record.tunnel_id));
-    let written = serde_json::to_vec_pretty(&ended).map(|bytes| files::replace(&path, &bytes));
-    if !matches!(written, Ok(Ok(()))) {
-        // Then it counts as crashed, as it would without this.
-        registry.purge_ended(Registry::KEEP_ENDED);
-    }
 }
 
 /// Waits until the process is gone: its lock is free, and with it every port that it had.

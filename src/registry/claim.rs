@@ -202,6 +202,31 @@ mod tests {
         assert!(matches!(&registry.scan()[..], [Entry::Live(_)]), "the living stay");
     }
 
+    #[cfg(unix)]
+    #[test]
+    fn the_socket_of_a_killed_process_goes_with_it() {
+        let (_home, registry) = registry();
+        let leave_behind = |record: &Record| {
+            drop(std::os::unix::net::UnixListener::bind(&record.control_socket).expect("a socket"));
+            Path::new(&record.control_socket).exists()
+        };
+        let claim = registry.claim(new("web")).expect("a claim");
+        let record = claim.record().clone();
+        claim.end(TunnelState::Stopped, None).expect("ended");
+        assert!(leave_behind(&record));
+        registry.record_killed(&record, "it hung");
+        assert!(!Path::new(&record.control_socket).exists(), "removed at once");
+        let Some(Entry::Ended(ended)) = registry.find("web") else { panic!("it ended") };
+        assert_eq!(
+            (ended.status, ended.last_error.as_deref()),
+            (TunnelState::Stopped, Some("killed: it hung"))
+        );
+        assert!(leave_behind(&record), "as an older version left it");
+        registry.purge_ended(Duration::ZERO);
+        assert!(!Path::new(&record.control_socket).exists(), "forgotten with its record");
+        assert_eq!(std::fs::read_dir(registry.folder()).expect("listed").count(), 0, "all gone");
+    }
+
     #[test]
     fn h79_of_200_that_claim_one_name_exactly_one_wins() {
         let (_home, registry) = registry();

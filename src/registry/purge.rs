@@ -9,7 +9,7 @@ use super::lock::NameLock;
 use super::record::{Record, now_rfc3339};
 use super::socket;
 use crate::files;
-use crate::tunnel::Name;
+use crate::tunnel::{Name, TunnelState};
 
 impl Registry {
     /// How long an ended process is remembered.
@@ -50,8 +50,26 @@ impl Registry {
         Ok(())
     }
 
+    /// Records that a process was killed on purpose, which is no crash; the caller knows that it is gone.
+    pub fn record_killed(&self, record: &Record, why: &str) {
+        socket::remove(&record.control_socket);
+        let mut ended = record.clone();
+        ended.status = TunnelState::Stopped;
+        ended.ended_at = Some(now_rfc3339());
+        ended.last_error = Some(format!("killed: {why}"));
+        let path = self.record_path(&record.tunnel_id);
+        if files::replace(&path, &ended.to_json()).is_err() {
+            // Then it counts as crashed, as it would without this.
+            self.purge_ended(Self::KEEP_ENDED);
+        }
+    }
+
     fn forget(&self, record: &Path) {
         let Some(id) = record.file_stem().and_then(|stem| stem.to_str()) else { return };
+        // One that was killed could not remove its socket itself; what has ended has none.
+        if let Ok(ended) = Record::read(record) {
+            socket::remove(&ended.control_socket);
+        }
         // The log first: a record without a log says more than a log without a record.
         for path in self.files_named(|name| is_log_of(name, id)) {
             let _ = fs::remove_file(path);
