@@ -39,7 +39,7 @@ pub async fn stop(
             format!("{id} was asked to end and still ran {:?} later", drain + GRACE)
         }
         // It may be ending by itself at this moment.
-        Err(CallError::NotRunning { .. } | CallError::Closed { .. })
+        Err(CallError::NotRunning { .. } | CallError::Closed { .. } | CallError::Failed { .. })
             if gone(registry, record, GRACE).await =>
         {
             return Ok(Ending::Gone);

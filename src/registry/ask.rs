@@ -71,6 +71,14 @@ pub enum CallError {
         /// Its id.
         process: String,
     },
+    /// It could not answer: it is ending, most likely.
+    #[error("{process} did not answer: {reason}")]
+    Failed {
+        /// Its id.
+        process: String,
+        /// What it said.
+        reason: String,
+    },
     /// It said no.
     #[error(transparent)]
     Refused(#[from] RpcError),
@@ -127,6 +135,10 @@ impl ControlClient {
             }
         };
         match read_answer(&answer, id) {
+            // "Internal error" alone would not say whose.
+            Some(Err(error)) if error.code == RpcError::INTERNAL => {
+                Err(CallError::Failed { process: process(), reason: error.message })
+            }
             Some(answer) => Ok(answer?),
             None => Err(CallError::Malformed { process: process() }),
         }
