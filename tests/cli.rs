@@ -397,6 +397,46 @@ fn up_warns_of_a_tunnel_that_runs_and_does_not_answer() {
 }
 
 #[test]
+fn a_tunnel_whose_record_is_damaged_is_not_said_to_be_down() {
+    let mut world = World::new();
+    world.router("router");
+    let ticket = world.done("router", &["router", "invite", "-q"]);
+    let text = "[[tunnels]]\nname = \"web\"\nsource = \"127.0.0.1:9\"\nbind = \"0\"\n";
+    let path = write(&world.path("fleet.toml"), text);
+    let up = world.json("client", &["up", "-f", &path, "--join", ticket.trim()]);
+    let id = up["tunnels"][0]["id"].as_str().expect("an id").to_owned();
+    let record = world.path(&format!("client/tunnels/{id}.json"));
+    let sound = std::fs::read(&record).expect("a record");
+    std::fs::write(&record, "garbage").expect("written");
+    for arguments in [&["kill", "--all"][..], &["down", "-f", &path], &["kill", "--tunnel", "web"]]
+    {
+        let error = world.refused("client", arguments, 1);
+        assert_eq!(error["code"], "record_damaged", "{arguments:?}: {error}");
+        let message = error["message"].as_str().unwrap_or_default();
+        assert!(message.contains(&id) && message.contains("web.lock"), "{message}");
+    }
+    let again = world.run("client", &["up", "-f", &path, "-o", "json"]);
+    let again: Value = serde_json::from_slice(&again.stdout).expect("JSON");
+    assert_eq!(again["tunnels"][0]["error"]["code"], "record_damaged", "{again}");
+    std::fs::write(&record, sound).expect("mended");
+    assert_eq!(world.json("client", &["down", "-f", &path])["tunnels"][0]["outcome"], "stopped");
+}
+
+#[test]
+fn a_tunnel_cannot_be_called_as_the_router_that_runs_here() {
+    let mut world = World::new();
+    world.router("both");
+    let ticket = world.done("both", &["router", "invite", "-q"]);
+    let start = ["start", "--join", ticket.trim(), "-L", "0:127.0.0.1:9", "--name", "Router"];
+    let message = world.refused("both", &start, 1)["message"].to_string();
+    assert!(message.contains("that of the router that runs here"), "{message}");
+    let text = "[[tunnels]]\nname = \"router\"\nsource = \"127.0.0.1:9\"\nbind = \"0\"\n";
+    let path = write(&world.path("fleet.toml"), text);
+    let up = world.run("both", &["up", "-f", &path]);
+    assert!(String::from_utf8_lossy(&up.stdout).contains("that of the router that runs here"));
+}
+
+#[test]
 fn a_router_that_crashed_is_down_until_it_is_back() {
     let mut world = World::new();
     world.router("router");

@@ -44,6 +44,8 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<u8, Failure> {
         ([], Ok(None)) => nothing(context)?,
         _ => kill::show(&ended, drain, context)?,
     };
+    // Whether this file started them cannot be read, so it must not look as if all was down.
+    let code = code.max(kill::report_damaged(context)?);
     if let (Some(pid), false) = (supervisor?, context.json || context.quiet) {
         context.line(&format!("  its supervisor   stopped   pid {pid}"))?;
     }

@@ -6,10 +6,10 @@ use serde_json::json;
 use tokio::task::JoinSet;
 
 use super::context::{ANSWER, Context};
-use super::report::{as_json, warn};
+use super::report::{self, as_json, warn};
 use super::running::{find, living};
 use crate::fleet::{self, DRAIN, Ending, Failure, Kind, exit};
-use crate::registry::{Record, Request, ask};
+use crate::registry::{Damaged, Record, Request, ask};
 
 /// Options of `kill`.
 #[derive(Debug, clap::Args)]
@@ -41,14 +41,18 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<u8, Failure> {
     let records = if args.all {
         find(context)?.tunnels
     } else {
-        let found = args.tunnel.iter().map(|name| living(registry.as_ref(), name));
+        let found = args.tunnel.iter().map(|name| {
+            living(registry.as_ref(), name).map_err(|failure| damaged_or(failure, name, context))
+        });
         found.collect::<Result<Vec<_>, _>>()?
     };
+    let out_of_reach = || if args.all { report_damaged(context) } else { Ok(0) };
     let Some(registry) = registry.filter(|_| !records.is_empty()) else {
-        if !context.json && !context.quiet {
+        let code = out_of_reach()?;
+        if code == 0 && !context.json && !context.quiet {
             context.line("no tunnel runs")?;
         }
-        return show(&[], drain, context);
+        return show(&[], drain, context).map(|shown| shown.max(code));
     };
     let ended = context.block_on(async {
         let mut work = JoinSet::new();
@@ -61,7 +65,29 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<u8, Failure> {
         }
         Ok(work.join_all().await)
     })?;
-    show(&ended, drain, context)
+    let code = show(&ended, drain, context)?;
+    Ok(code.max(out_of_reach()?))
+}
+
+/// What runs and cannot be ended because its record is damaged, each on stderr; the exit code.
+pub(super) fn report_damaged(context: &Context) -> Result<u8, Failure> {
+    let Some(registry) = context.existing_registry()? else { return Ok(0) };
+    let mut code = 0;
+    // The router's name: it is not ended with the tunnels.
+    for damaged in registry.damaged().iter().filter(|damaged| damaged.name.folded() != "router") {
+        code = report::failure(&Failure::from(damaged), context);
+    }
+    Ok(code)
+}
+
+/// Why there is no such process: perhaps there is one, and its record is damaged.
+fn damaged_or(failure: Failure, name: &str, context: &Context) -> Failure {
+    let damaged = context.existing_registry().ok().flatten().map(|registry| registry.damaged());
+    let is_meant = |damaged: &&Damaged| {
+        let id = damaged.path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+        damaged.name.as_str().eq_ignore_ascii_case(name) || id.eq_ignore_ascii_case(name)
+    };
+    damaged.iter().flatten().find(is_meant).map_or(failure, Failure::from)
 }
 
 /// Shows how each ended: the same for `kill` and `down`. Returns the exit code.

@@ -13,7 +13,7 @@ use super::host::DRAIN;
 use super::launch::{Launch, Ready};
 use super::spawn::spawn;
 use super::stop::{ANSWER, Ending, stop};
-use crate::registry::{self, Entry, Record, Registry, Request, ask};
+use crate::registry::{self, ClaimError, Entry, Record, Registry, Request, ask};
 use crate::tunnel::Name;
 
 /// What `up` did about one tunnel.
@@ -63,6 +63,9 @@ async fn bring_one_up(registry: &Registry, launch: &Launch) -> Result<Outcome, F
         let supervisor = supervisor_of(registry, &record);
         let silence = answer.err().map(|error| error.to_string());
         return Ok(Outcome::Running { record: Box::new(record), supervisor, silence });
+    }
+    if record.kind == registry::Kind::Router {
+        return Err(ClaimError::Running { record: Box::new(record) }.into());
     }
     if record.config_file != launch.config_file {
         let owner = match &record.config_file {

@@ -6,7 +6,7 @@ use crate::client::{self, StartError};
 use crate::config::{ConfigErrors, HomeError, RoutersError};
 use crate::files::FileError;
 use crate::identity::{KeyError, RandomError};
-use crate::registry::{CallError, ClaimError, RegistryError, RpcError, SuperviseError};
+use crate::registry::{CallError, ClaimError, Damaged, RegistryError, RpcError, SuperviseError};
 use crate::router;
 use crate::store::StoreError;
 use crate::telemetry::LogError;
@@ -135,11 +135,19 @@ impl From<ClaimError> for Failure {
         let code = match &error {
             ClaimError::Running { .. } => "already_running",
             ClaimError::Busy { .. } => "name_busy",
+            ClaimError::Damaged(damaged) => return damaged.as_ref().into(),
             ClaimError::Registry(_) => {
                 return Self::new(Kind::System, "registry", error.to_string());
             }
         };
         Self::new(Kind::Tunnel, code, error.to_string())
+    }
+}
+
+impl From<&Damaged> for Failure {
+    fn from(damaged: &Damaged) -> Self {
+        let hint = format!("`fuser {}` shows that process: end it", damaged.lock.display());
+        Self::new(Kind::Tunnel, "record_damaged", damaged.to_string()).with_hint(hint)
     }
 }
 
@@ -161,6 +169,9 @@ impl From<CallError> for Failure {
             CallError::Refused(error) => error.into(),
             CallError::TimedOut { .. } => {
                 Self::new(Kind::System, "no_answer", error.to_string()).with_exit(exit::UNAVAILABLE)
+            }
+            error @ CallError::Failed { .. } => {
+                Self::new(Kind::System, "failed", error.to_string())
             }
             error => Self::new(Kind::System, "control", error.to_string()),
         }

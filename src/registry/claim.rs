@@ -5,10 +5,11 @@ use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
+use super::damaged::Damaged;
 use super::folder::{Entry, Registry, RegistryError};
 use super::lock::NameLock;
 use super::process::Presence;
-use super::record::{NewRecord, Record, now_rfc3339};
+use super::record::{Kind, NewRecord, Record, now_rfc3339};
 use super::serve::ControlListener;
 use super::socket;
 use crate::files;
@@ -27,13 +28,15 @@ pub struct Claim {
 #[derive(Debug, thiserror::Error)]
 pub enum ClaimError {
     /// A process runs under it.
-    #[error("{} runs already (pid {}{}): end it with `conduit kill`, or choose another name",
-        record.name, record.pid, on_bind(record))]
+    #[error("{}", runs(record))]
     Running {
         /// That process.
         record: Box<Record>,
     },
-    /// Somebody holds the lock and has no record yet, or none that can be read.
+    /// Somebody holds the lock, and has a record that cannot be read.
+    #[error("{0}; choose another name, or end that process")]
+    Damaged(Box<Damaged>),
+    /// Somebody holds the lock and has no record yet.
     #[error(
         "another process is taking the name {name} just now: try again, and see `conduit list`"
     )]
@@ -74,7 +77,12 @@ fn take_lock(registry: &Registry, new: &NewRecord) -> Result<NameLock, ClaimErro
             {
                 return Err(ClaimError::Running { record: Box::new(record) });
             }
-            _ if patience_is_over => return Err(ClaimError::Busy { name: new.name.clone() }),
+            _ if patience_is_over => {
+                let mut damaged = registry.damaged().into_iter();
+                let found = damaged.find(|damaged| damaged.name == new.name);
+                let busy = || ClaimError::Busy { name: new.name.clone() };
+                return Err(found.map_or_else(busy, |found| ClaimError::Damaged(Box::new(found))));
+            }
             _ => std::thread::sleep(PAUSE),
         }
     }
@@ -142,8 +150,17 @@ impl Drop for Claim {
     }
 }
 
-fn on_bind(record: &Record) -> String {
-    record.config.bind.map(|bind| format!(", on {bind}")).unwrap_or_default()
+fn runs(record: &Record) -> String {
+    let on = record.config.bind.map(|bind| format!(", on {bind}")).unwrap_or_default();
+    let Record { name, pid, kind, .. } = record;
+    match kind {
+        Kind::Tunnel => format!(
+            "{name} runs already (pid {pid}{on}): end it with `conduit kill`, or choose another name"
+        ),
+        Kind::Router => format!(
+            "the name {name} is that of the router that runs here (pid {pid}{on}): choose another one"
+        ),
+    }
 }
 
 /// A looker holds the lock for microseconds and a claimant is recorded within a disk's fsync.
@@ -156,7 +173,7 @@ mod tests {
     use std::path::Path;
     use std::process::{Command, Stdio};
 
-    use super::super::record::{Kind, RecordConfig};
+    use super::super::record::RecordConfig;
     use super::*;
 
     fn new(name: &str) -> NewRecord {

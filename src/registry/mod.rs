@@ -6,6 +6,7 @@
 mod answer;
 mod ask;
 mod claim;
+mod damaged;
 mod folder;
 mod lines;
 mod lock;
@@ -26,6 +27,7 @@ pub use answer::{
 };
 pub use ask::{CallError, ControlClient, ask, ask_all};
 pub use claim::{Claim, ClaimError};
+pub use damaged::Damaged;
 pub use folder::{Entry, Registry, RegistryError};
 pub use process::Presence;
 pub use record::{Kind, NewRecord, Record, RecordConfig, now_rfc3339, rfc3339};
