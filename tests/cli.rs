@@ -262,6 +262,38 @@ fn service_files_keep_the_command_and_no_secret() {
 }
 
 #[test]
+fn a_service_file_names_what_the_service_would_not_find() {
+    let world = World::new();
+    let ends = ["start", "--source", "10.0.0.1:80", "--bind", "8080", "--service-file", "systemd"];
+    let printed = |world: &World| {
+        let mut command = world.command("home", &ends);
+        command.env("CONDUIT_LOGGING_LEVEL", "debug").env("CONDUIT_SECURITY_TOKEN", "cdp_secret");
+        let output = command.output().expect("conduit runs");
+        assert!(output.status.success());
+        let text = |bytes| String::from_utf8(bytes).expect("text");
+        (text(output.stdout), text(output.stderr))
+    };
+    let (unit, said) = printed(&world);
+    assert!(!unit.contains("--file"), "{unit}");
+    assert!(said.contains("does not exist yet") && said.contains("`conduit init`"), "{said}");
+    for variable in ["CONDUIT_LOGGING_LEVEL", "CONDUIT_SECURITY_TOKEN"] {
+        assert!(said.contains(variable) && !unit.contains(variable), "{variable}: {said}");
+    }
+    assert!(!said.contains("cdp_secret") && !said.contains("CONDUIT_HOME"), "{said}");
+    assert!(!world.path("home").exists(), "nothing was created");
+
+    world.done("home", &["init", "-q"]);
+    let (unit, said) = printed(&world);
+    assert!(!unit.contains("--file"), "the home's own is found: {unit}");
+    assert!(!said.contains("does not exist"), "{said}");
+    write(&world.path("conduit.toml"), "");
+    let (unit, _) = printed(&world);
+    let exec = unit.lines().find(|line| line.starts_with("ExecStart=")).expect("ExecStart");
+    let file = std::fs::canonicalize(world.path("conduit.toml")).expect("a path");
+    assert!(exec.ends_with(&format!("--file {}", file.display())), "{exec}");
+}
+
+#[test]
 fn completions_and_manual_pages_come_from_the_same_definitions() {
     let world = World::new();
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {

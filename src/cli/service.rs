@@ -3,6 +3,9 @@
 use std::path::Path;
 
 use super::context::Context;
+use super::prepare::client_file;
+use super::report::warn;
+use crate::config::FileKind;
 use crate::fleet::{Failure, Kind};
 use crate::service::{self, Unit};
 
@@ -26,8 +29,21 @@ pub(super) fn print(
         Failure::new(Kind::System, "program", format!("cannot tell where conduit lies: {error}"))
     })?;
     let home = context.home()?.root().to_owned();
+    if !home.exists() {
+        warn(&format!(
+            "warning: {} does not exist yet, and the service needs it: `conduit {}` makes it",
+            home.display(),
+            if kind == service::Kind::Router { "init --router" } else { "init" }
+        ));
+    }
+    for variable in left_behind(kind, context) {
+        warn(&format!("note: {variable} is set here, and the service does not get it"));
+    }
     let mut exec = vec![program.to_string_lossy().into_owned()];
     exec.extend(arguments);
+    if let Some(file) = file_here(kind, &exec, context)? {
+        exec.extend(["--file".to_owned(), file]);
+    }
     let unit = Unit {
         description: description.to_owned(),
         exec,
@@ -40,6 +56,35 @@ pub(super) fn print(
         System::Systemd => service::systemd(&unit),
     };
     context.raw(text.as_bytes()).map(|()| 0)
+}
+
+/// The configuration that the command would find in this folder; the service runs in another one.
+fn file_here(
+    kind: service::Kind,
+    exec: &[String],
+    context: &Context,
+) -> Result<Option<String>, Failure> {
+    if kind == service::Kind::Router || exec.iter().any(|word| word == "--file") {
+        return Ok(None);
+    }
+    let (found, home) = (client_file(None, context)?, context.home()?);
+    // The one in the home is found by the service too.
+    let elsewhere = found.filter(|path| path.parent() != Some(home.root()));
+    elsewhere.map(|path| absolute(&path)).transpose()
+}
+
+/// Variables that have an effect on this command here, and are not in the service file: they may be secret.
+fn left_behind(kind: service::Kind, context: &Context) -> Vec<String> {
+    let keys = if kind == service::Kind::Router { FileKind::Router } else { FileKind::Client };
+    let mut names: Vec<String> = keys.keys().filter_map(|key| key.variable()).collect();
+    names.push("CONDUIT_TICKET".to_owned());
+    // Kubernetes sets CONDUIT_ROUTER_PORT=tcp://… for a service, which has no effect.
+    let is_set = |name: &String| {
+        let value = context.environment.variable(name);
+        value.is_some_and(|value| !value.to_string_lossy().contains("://"))
+    };
+    names.retain(is_set);
+    names
 }
 
 /// A path that means the same to a service.
