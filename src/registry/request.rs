@@ -87,9 +87,13 @@ pub struct AuthorizeParams {
     pub identity: Identity,
     /// The client's name.
     pub name: Name,
-    /// Targets as `router authorize --allow-target` takes them; none makes an owner.
+    /// Targets as `router authorize --allow-target` takes them; none leaves a known key what it may reach, and makes a
+    /// new one an owner.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub allow_targets: Vec<String>,
+    /// Makes an owner, of a known key too.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub owner: bool,
 }
 
 /// A token to create.
@@ -253,6 +257,13 @@ mod tests {
                 identity,
                 name: name.clone(),
                 allow_targets: Vec::new(),
+                owner: false,
+            }),
+            Request::Authorize(AuthorizeParams {
+                identity,
+                name: name.clone(),
+                allow_targets: Vec::new(),
+                owner: true,
             }),
             Request::Clients,
             Request::Revoke { name: name.clone() },

@@ -15,7 +15,7 @@ use crate::registry::{
     TokenCreateParams, TokenStatus, rfc3339,
 };
 use crate::store::{
-    self, ClientRow, NewClient, NewTicket, NewToken, Store, TokenRef, TokenRow, TokenState,
+    self, ClientRow, Grant, NewTicket, NewToken, Store, TokenRef, TokenRow, TokenState,
 };
 use crate::tunnel::{HostPort, Identity, Name};
 
@@ -52,7 +52,7 @@ impl Admin {
     pub async fn handle(&self, request: Request) -> Result<Value, RpcError> {
         match request {
             Request::Invite(params) => answer(self.invite(params).await?),
-            Request::Authorize(params) => answer(self.authorize(params).await?),
+            Request::Authorize(params) => self.authorize(params).await,
             Request::Clients => Ok(json!({"clients": self.clients().await?})),
             Request::Revoke { name } => self.revoke(&name).await,
             Request::TokenCreate(params) => answer(self.create_token(params).await?),
@@ -115,19 +115,27 @@ impl Admin {
         })
     }
 
-    async fn authorize(&self, params: AuthorizeParams) -> Result<ClientStatus, RpcError> {
-        let permissions = permissions(&params.allow_targets)?;
-        let client = NewClient {
-            identity: params.identity,
-            name: params.name,
-            permissions,
-            created_at: now(),
+    /// Who names no rights leaves a known key those that it has: an owner is made on purpose.
+    async fn authorize(&self, params: AuthorizeParams) -> Result<Value, RpcError> {
+        let grant = match (params.owner, params.allow_targets.is_empty()) {
+            (true, false) => {
+                return Err(invalid("an owner reaches every target: either owner or targets"));
+            }
+            (true, true) => Grant::Set(Permissions::Owner),
+            (false, false) => Grant::Set(permissions(&params.allow_targets)?),
+            (false, true) => Grant::Keep,
         };
-        let client = self.store.authorize(client).await.map_err(failed)?;
+        let granted = self.store.grant(params.identity, params.name, grant, now()).await;
+        let store::Authorized { client, before } = granted.map_err(failed)?;
         if let Some(sessions) = &self.sessions {
             sessions.permit(client.identity, &client.permissions);
         }
-        Ok(self.in_table(client))
+        let mut document = answer(self.in_table(client))?;
+        if let Some(before) = before.map(|before| self.in_table(before)) {
+            document["was"] = json!({"name": before.name, "status": before.status,
+                "permissions": before.permissions});
+        }
+        Ok(document)
     }
 
     async fn clients(&self) -> Result<Vec<ClientStatus>, RpcError> {

@@ -64,6 +64,24 @@ pub struct Seen {
     pub at: u64,
 }
 
+/// What a key may reach once it is admitted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Grant {
+    /// This.
+    Set(Permissions),
+    /// What it may reach already; a key that is not known becomes an owner.
+    Keep,
+}
+
+/// What became of admitting a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Authorized {
+    /// The client as it is now.
+    pub client: ClientRow,
+    /// As it was before, when the key was known.
+    pub before: Option<ClientRow>,
+}
+
 /// Why a client was not admitted.
 #[derive(Debug, thiserror::Error)]
 pub enum AuthorizeError {
@@ -100,8 +118,22 @@ impl Store {
     /// Admits a key. A key that is known already gets the new name and permissions, and is active again if it was
     /// revoked.
     pub async fn authorize(&self, client: NewClient) -> Result<ClientRow, AuthorizeError> {
-        let name = client.name.clone();
-        let outcome = self.run("admit a client", move |connection| upsert(connection, &client));
+        let NewClient { identity, name, permissions, created_at } = client;
+        Ok(self.grant(identity, name, Grant::Set(permissions), created_at).await?.client)
+    }
+
+    /// The same for who may not know what the key may reach already, and tells what was there before.
+    pub async fn grant(
+        &self,
+        identity: Identity,
+        name: Name,
+        grant: Grant,
+        now: u64,
+    ) -> Result<Authorized, AuthorizeError> {
+        let wanted = name.clone();
+        let outcome = self.run("admit a client", move |connection| {
+            upsert(connection, identity, wanted, grant, now)
+        });
         outcome.await?.map_err(|by| AuthorizeError::NameTaken { name, by })
     }
 
@@ -176,16 +208,26 @@ pub(super) fn holder_of(
 /// `Err` inside is whose the name is.
 fn upsert(
     connection: &mut Connection,
-    client: &NewClient,
-) -> rusqlite::Result<Result<ClientRow, Identity>> {
+    identity: Identity,
+    name: Name,
+    grant: Grant,
+    now: u64,
+) -> rusqlite::Result<Result<Authorized, Identity>> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    match holder_of(&transaction, &client.name)? {
-        Some(by) if by != client.identity => return Ok(Err(by)),
+    match holder_of(&transaction, &name)? {
+        Some(by) if by != identity => return Ok(Err(by)),
         _ => {}
     }
-    let row = write(&transaction, client)?;
+    let before = by_identity(&transaction, identity)?;
+    let permissions = match (grant, &before) {
+        (Grant::Set(permissions), _) => permissions,
+        (Grant::Keep, Some(known)) => known.permissions.clone(),
+        (Grant::Keep, None) => Permissions::Owner,
+    };
+    let client = NewClient { identity, name, permissions, created_at: now };
+    let client = write(&transaction, &client)?;
     transaction.commit()?;
-    Ok(Ok(row))
+    Ok(Ok(Authorized { client, before }))
 }
 
 pub(super) fn write(connection: &Connection, client: &NewClient) -> rusqlite::Result<ClientRow> {

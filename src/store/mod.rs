@@ -19,7 +19,7 @@ use std::sync::Arc;
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
-pub use clients::{AuthorizeError, ClientRow, ClientStatus, NewClient, Seen};
+pub use clients::{AuthorizeError, Authorized, ClientRow, ClientStatus, Grant, NewClient, Seen};
 pub use error::StoreError;
 pub use redeem::Redemption;
 pub use tickets::{NewTicket, TicketRow};

@@ -182,6 +182,27 @@ async fn authorizing_a_known_key_updates_it() {
 }
 
 #[tokio::test]
+async fn a_known_key_keeps_its_rights_unless_others_are_named() {
+    let (_folder, _path, store) = new_store();
+    let keep = |number, text, now| store.grant(key(number), name(text), Grant::Keep, now);
+    let new = keep(1, "new", NOW).await.expect("a client");
+    assert_eq!((new.client.permissions, new.before), (Permissions::Owner, None));
+
+    let known = store.authorize(client(2, "ci")).await.expect("a client");
+    let again = keep(2, "build", NOW + 1).await.expect("the same client");
+    assert_eq!((&again.client.permissions, again.client.name.as_str()), (&permissions(), "build"));
+    assert_eq!(again.before, Some(known));
+
+    store.revoke(&name("build"), NOW + 2).await.expect("ok");
+    let back = keep(2, "build", NOW + 3).await.expect("back");
+    assert_eq!(
+        (back.client.status, back.client.permissions),
+        (ClientStatus::Active, permissions())
+    );
+    assert_eq!(back.before.map(|row| row.status), Some(ClientStatus::Revoked));
+}
+
+#[tokio::test]
 async fn a_visit_is_noted_without_what_would_spoil_a_terminal() {
     let (_folder, _path, store) = new_store();
     store.authorize(client(1, "one")).await.expect("a client");

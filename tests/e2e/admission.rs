@@ -161,6 +161,30 @@ fn a_key_that_was_handed_out_by_other_means_is_admitted_by_authorize() {
 }
 
 #[test]
+fn authorize_widens_nobody_who_is_known_unless_it_is_told_to() {
+    let world = World::new();
+    let router = world.router();
+    let identity =
+        world.client("C").conduit(&["init", "--quiet"]).succeeds().stdout.trim().to_owned();
+    let authorize = |options: &[&str]| {
+        router.command(&["authorize", &identity]).args(options).succeeds().stdout
+    };
+    authorize(&["--name", "ci", "--allow-target", "10.2.0.0/16:80"]);
+    let renamed = authorize(&["--name", "build"]);
+    assert!(renamed.contains("was: ci, 10.2.0.0/16:80"), "{renamed}");
+    assert!(!renamed.contains("owner"), "{renamed}");
+    let widened = authorize(&["--name", "build", "--owner"]);
+    assert!(
+        widened.contains("owner") && widened.contains("was: build, 10.2.0.0/16:80"),
+        "{widened}"
+    );
+    let both = ["--name", "build", "--owner", "--allow-target", "10.2.0.0/16:80"];
+    router.command(&["authorize", &identity]).args(&both).exits(2);
+    let other = world.client("D").conduit(&["init", "--quiet"]).succeeds().stdout.trim().to_owned();
+    router.command(&["authorize", &other, "--name", "new"]).succeeds().says("is an owner");
+}
+
+#[test]
 fn without_a_running_router_clients_are_managed_in_the_store_and_revoke_says_so() {
     let world = World::new();
     let mut router = world.router();

@@ -43,7 +43,8 @@ pub(super) fn administer<T: DeserializeOwned>(
     Ok(Answer { value: read(value)?, router_runs, all_private })
 }
 
-fn read<T: DeserializeOwned>(value: Value) -> Result<T, Failure> {
+/// What a value says.
+pub(super) fn read<T: DeserializeOwned>(value: Value) -> Result<T, Failure> {
     serde_json::from_value(value).map_err(|error| {
         let message = format!("the router's answer is none that this version reads: {error}");
         Failure::new(Kind::System, "answer", message)

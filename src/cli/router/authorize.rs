@@ -1,9 +1,11 @@
 //! `conduit router authorize`: admits a key without a ticket.
 
+use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::admin::administer;
+use super::admin::{administer, read};
 use crate::cli::context::Context;
+use crate::cli::report::warn;
 use crate::fleet::Failure;
 use crate::registry::{AuthorizeParams, ClientStatus, Request};
 use crate::tunnel::{Identity, Name};
@@ -17,9 +19,27 @@ pub(super) struct Args {
     /// The client's name
     #[arg(long, value_name = "NAME")]
     name: Name,
-    /// What the client may reach (HOST, CIDR or address, and ports); without it: everything, as an owner
+    /// What it may reach (HOST, CIDR or address, and ports) [default: a known key as before, a new one everything]
     #[arg(long, value_name = "TARGET:PORTS")]
     allow_target: Vec<String>,
+    /// Make it an owner, which may reach everything, even if it is known with less
+    #[arg(long, conflicts_with = "allow_target")]
+    owner: bool,
+}
+
+/// The client, and what it was.
+#[derive(Deserialize)]
+struct Authorized {
+    #[serde(flatten)]
+    client: ClientStatus,
+    was: Option<Was>,
+}
+
+#[derive(Deserialize)]
+struct Was {
+    name: Name,
+    status: String,
+    permissions: String,
 }
 
 pub(super) fn run(args: &Args, context: &Context) -> Result<u8, Failure> {
@@ -27,20 +47,30 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<u8, Failure> {
         identity: args.identity,
         name: args.name.clone(),
         allow_targets: args.allow_target.clone(),
+        owner: args.owner,
     });
-    let client = administer::<ClientStatus>(request, context)?.value;
+    let mut document = administer::<Value>(request, context)?.value;
+    let Authorized { client, was } = read(document.clone())?;
     if context.json {
-        let mut document: Value = json!(client);
         document["schema"] = json!("conduit.client/1");
         return context.document(&document).map(|()| 0);
     }
     if context.quiet {
         return context.line(client.name.as_str()).map(|()| 0);
     }
-    context
-        .line(&format!(
-            "  {}   {}   may reach {}",
-            client.name, client.identity, client.permissions
-        ))
-        .map(|()| 0)
+    context.line(&format!(
+        "  {}   {}   may reach {}",
+        client.name, client.identity, client.permissions
+    ))?;
+    match was {
+        Some(Was { name, status, permissions }) => {
+            let revoked = if status == "active" { "" } else { ", revoked" };
+            context.line(&format!("  was: {name}, {permissions}{revoked}"))?;
+        }
+        None if !args.owner && args.allow_target.is_empty() => {
+            warn("note: neither --allow-target nor --owner was given: a new client is an owner");
+        }
+        None => {}
+    }
+    Ok(0)
 }
