@@ -18,12 +18,13 @@ pub(super) async fn probe(session: Option<Session>, limit: Duration) -> Probe {
         return failed("there is no session with the router".to_owned());
     };
     let started = Instant::now();
+    let router = session.connection().remote_addr();
     match tokio::time::timeout(limit, round_trip(&session)).await {
         Ok(Ok(())) => {
             Probe { ok: true, rtt_ms: Some(started.elapsed().as_secs_f64() * 1e3), error: None }
         }
         Ok(Err(reason)) => failed(reason),
-        Err(_) => failed(format!("nothing came back within {limit:?}")),
+        Err(_) => failed(format!("the router {router} does not answer the probe within {limit:?}")),
     }
 }
 

@@ -217,5 +217,6 @@ impl Metrics {
     }
 }
 
-/// Longer than any path's round trip, shorter than the patience of who asks.
-const PROBE_LIMIT: Duration = Duration::from_secs(3);
+/// Twice the round trip of a path to the other side of the world, and less than the 800 ms that `status` waits: it has to
+/// hear that the router is silent, not that the tunnel is.
+const PROBE_LIMIT: Duration = Duration::from_millis(600);

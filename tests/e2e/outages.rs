@@ -169,6 +169,18 @@ fn during_an_outage_new_connections_wait_and_are_served_when_the_router_is_back(
 }
 
 #[test]
+fn status_blames_a_silent_router_and_not_the_tunnel() {
+    let world = World::new();
+    let target = Service::echo();
+    let (router, client, _tunnel) = world.tunnel_to(target.addr());
+    router.signal(rustix::process::Signal::STOP);
+    let outcome = client.conduit(&["status", "-o", "json"]).exits(1);
+    router.signal(rustix::process::Signal::CONT);
+    let said = format!("the router {} does not answer the probe within", router.addr());
+    outcome.prints(&said).took_at_most(Duration::from_secs(2));
+}
+
+#[test]
 fn a_router_that_moved_is_found_by_its_known_key() {
     let world = World::new();
     let target = Service::echo();
