@@ -1,6 +1,7 @@
 //! Forward TCP: a user's socket becomes a stream.
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -12,7 +13,7 @@ use crate::ends::{Listener, reset, tune};
 use crate::relay::{EndedBy, Entry, first_bytes, pipe};
 use crate::session::{Receiver, Sender, Session};
 use crate::task::Tasks;
-use crate::wire::{StreamClass, StreamHeader, VERSION};
+use crate::wire::{Code, StreamClass, StreamHeader, VERSION};
 
 /// Accepts until no new connections are wanted; each gets a task.
 pub(super) async fn accept(shared: Arc<Shared>, tasks: Tasks, listener: Listener) {
@@ -39,15 +40,34 @@ async fn serve(shared: Arc<Shared>, socket: TcpStream, peer: SocketAddr, entry: 
     if tune(&socket, settings.sockets.nodelay, settings.sockets.keepalive).is_err() {
         return; // The user is gone already.
     }
-    let (_session, sender, receiver) =
+    let (_session, sender, mut receiver) =
         match entry.stop.run_until_cancelled(open(&shared, &socket, &entry)).await {
             Some(Ok(opened)) => opened,
             Some(Err(reason)) => return refuse(&shared, socket, &reason),
             None => return reset(socket),
         };
-    let moved = pipe(socket, sender, receiver, &settings.relay, &entry.counters, &entry.stop).await;
+    let mut served = receiver.served();
+    let moved = {
+        let piping = pipe(socket, sender, receiver, &settings.relay, &entry.counters, &entry.stop);
+        let mut piping = pin!(piping);
+        tokio::select! {
+            moved = &mut piping => moved,
+            Ok(()) = &mut served => {
+                shared.last_outcome.served();
+                piping.await
+            }
+        }
+    };
+    // Both at once: it was served and is over already.
+    if served.try_recv().is_ok() {
+        shared.last_outcome.served();
+    }
     match moved.ended_by {
         EndedBy::Refused { code, message } => {
+            if code != Code::Killed {
+                let target = settings.tunnel.source.to_string();
+                shared.last_outcome.not_served(&target, &message);
+            }
             if note(&shared, &message) {
                 tracing::warn!(%peer, code = code.name(), reason = message, "connection refused");
             }

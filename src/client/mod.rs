@@ -7,6 +7,7 @@ mod connect;
 mod error;
 mod forward;
 mod link;
+mod outcome;
 mod probe;
 mod status;
 
@@ -28,6 +29,7 @@ use crate::task::Tasks;
 use crate::tunnel::{TunnelId, TunnelSpec, TunnelState};
 use crate::{relay, session, telemetry, transport};
 use link::Link;
+use outcome::LastOutcome;
 
 /// Everything a tunnel needs. Nothing is read from files or the environment here.
 #[derive(Debug)]
@@ -91,6 +93,7 @@ struct Shared {
     local_addr: SocketAddr,
     table: relay::Table,
     link: Link,
+    last_outcome: LastOutcome,
     state: watch::Sender<TunnelState>,
     ended: watch::Sender<Option<End>>,
     metrics: status::Metrics,
@@ -130,6 +133,7 @@ pub async fn start(settings: Settings) -> Result<Running, StartError> {
     let (state, _) = watch::channel(TunnelState::Ready);
     let shared = Arc::new(Shared {
         link: Link::new(),
+        last_outcome: LastOutcome::default(),
         table: relay::Table::default(),
         state,
         ended: watch::channel(None).0,

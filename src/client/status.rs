@@ -62,7 +62,9 @@ impl Shared {
             false => None,
         };
         let mut state = *self.state.borrow();
-        if state == TunnelState::Ready && probe.as_ref().is_some_and(|probe| !probe.ok) {
+        let not_served = self.last_outcome.failure();
+        let suffers = not_served.is_some() || probe.as_ref().is_some_and(|probe| !probe.ok);
+        if state == TunnelState::Ready && suffers {
             state = TunnelState::Degraded;
         }
         let totals = self.table.totals();
@@ -94,7 +96,7 @@ impl Shared {
                     key_exchange: tls.key_exchange.clone(),
                 },
             ),
-            last_error: self.link.last_error(),
+            last_error: self.link.last_error().or(not_served),
             probe,
             router_view: session.as_ref().map(|session| {
                 let terms = session.terms();

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
+use tokio::sync::oneshot;
 
 use super::Ended;
 use super::incoming::HEADER_LIMIT;
@@ -44,6 +45,8 @@ pub struct Receiver {
     ledger: Arc<Ledger>,
     mark: Arc<Mark>,
     head: Head,
+    /// Who wants to hear that the peer serves the stream.
+    served: Option<oneshot::Sender<()>>,
     /// Payload bytes that have left QUIC and that the socket has yet to take.
     held: u64,
     delivered: u64,
@@ -75,7 +78,15 @@ impl Receiver {
 
     fn new(stream: RecvStream, ledger: &Arc<Ledger>, token: u64, head: Head) -> Self {
         let mark = ledger.mark(token);
-        Self { stream, mark, ledger: Arc::clone(ledger), head, held: 0, delivered: 0 }
+        Self { stream, mark, ledger: Arc::clone(ledger), head, served: None, held: 0, delivered: 0 }
+    }
+
+    /// Resolves when the peer has said that it serves the stream, and fails when it never will. Asked for before anything
+    /// is received. [STR-4]
+    pub fn served(&mut self) -> oneshot::Receiver<()> {
+        let (served, hears) = oneshot::channel();
+        self.served = Some(served);
+        hears
     }
 
     /// Takes what has come out of QUIC and appends it to `queue`: the number of bytes, or `None` at the end of the
@@ -147,6 +158,10 @@ impl Receiver {
         }
         let rest = std::mem::take(buffer).freeze();
         self.head = Head::Passed;
+        if let Some(served) = self.served.take() {
+            // Nobody need care.
+            let _ = served.send(());
+        }
         Ok(rest)
     }
 

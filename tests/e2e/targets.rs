@@ -4,6 +4,7 @@ use std::io::Write;
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
 use socket2::{Domain, Socket, Type};
 
 use crate::world::{
@@ -23,7 +24,10 @@ fn h61_a_target_that_refuses_is_a_reset_at_once_and_a_reason_everywhere() {
         "the router's log names the target: {}",
         router.log()
     );
-    assert_eq!(tunnel.listed().expect("a tunnel")["state"], "ready", "the tunnel itself is well");
+    let listed = tunnel.listed().expect("a tunnel");
+    assert_eq!(listed["state"], "degraded", "what it is for does not work");
+    let reason = listed["last_error"].as_str().expect("a reason");
+    assert_eq!(reason.matches(&closed.to_string()).count(), 1, "{reason}");
 }
 
 #[test]
@@ -34,7 +38,10 @@ fn h61_a_target_that_was_down_is_reached_once_it_is_up() {
     is_reset_within(&tunnel, Duration::from_secs(1));
     let listener = TcpListener::bind(addr).expect("the port is still free");
     let _up = Service::on(listener, |stream| drop(std::io::copy(&mut &stream, &mut &stream)));
-    echo(&tunnel.connect(), b"up now").expect("the same bytes");
+    let open = tunnel.connect();
+    echo(&open, b"up now").expect("the same bytes");
+    let listed = tunnel.listed().expect("a tunnel");
+    assert_eq!((&listed["state"], &listed["last_error"]), (&"ready".into(), &Value::Null));
 }
 
 #[test]
