@@ -15,7 +15,7 @@ use crate::registry::{
     TokenCreateParams, TokenStatus, rfc3339,
 };
 use crate::store::{
-    self, ClientRow, Grant, NewTicket, NewToken, Store, TokenRef, TokenRow, TokenState,
+    self, ClientRow, Grant, NewTicket, NewToken, Store, StoreError, TokenRef, TokenRow, TokenState,
 };
 use crate::tunnel::{HostPort, Identity, Name};
 
@@ -128,6 +128,7 @@ impl Admin {
         let granted = self.store.grant(params.identity, params.name, grant, now()).await;
         let store::Authorized { client, before } = granted.map_err(failed)?;
         if let Some(sessions) = &self.sessions {
+            sessions.unban(client.identity);
             sessions.permit(client.identity, &client.permissions);
         }
         let mut document = answer(self.in_table(client))?;
@@ -144,13 +145,37 @@ impl Admin {
     }
 
     async fn revoke(&self, name: &Name) -> Result<Value, RpcError> {
-        let revoked = self.store.revoke(name, now()).await.map_err(failed)?;
+        let revoked = match self.store.revoke(name, now()).await {
+            Ok(revoked) => revoked,
+            Err(error) => return Err(self.revoke_in_memory(name, error).await),
+        };
         let client = revoked.ok_or_else(|| {
             RpcError::new(RpcError::NOT_FOUND, format!("there is no active client named {name}"))
         })?;
         let closed = self.sessions.as_ref().map_or(0, |sessions| sessions.expel(client.identity));
         tracing::info!(client = %client.name, closed, "client revoked");
         Ok(json!({"sessions_closed": closed}))
+    }
+
+    /// What can be done when the store cannot write: the sessions end, and this process keeps the key out.
+    async fn revoke_in_memory(&self, name: &Name, error: StoreError) -> RpcError {
+        let Some(sessions) = &self.sessions else { return failed(error) };
+        // Reading may work where writing does not.
+        let known = self.store.clients().await.unwrap_or_default();
+        let is_meant = |row: &&ClientRow| {
+            row.status == store::ClientStatus::Active && row.name.folded() == name.folded()
+        };
+        let known = known.iter().find(is_meant).map(|row| row.identity);
+        let Some(identity) = known.or_else(|| sessions.identity_of(name)) else {
+            return failed(error);
+        };
+        sessions.ban(identity);
+        let closed = sessions.expel(identity);
+        tracing::error!(client = %name, closed, %error, "client revoked until the router ends only");
+        failed(format!(
+            "{error}; {closed} sessions of {name} were ended and its key is refused until this router ends: revoke \
+             it again before that"
+        ))
     }
 
     async fn create_token(&self, params: TokenCreateParams) -> Result<IssuedToken, RpcError> {
@@ -185,7 +210,14 @@ impl Admin {
             None => TokenRef::Name(token.parse::<Name>().map_err(invalid)?),
         };
         match self.store.revoke_token(&reference, now()).await.map_err(failed)? {
-            Some(row) => answer(in_list(row)),
+            Some(row) => {
+                let sessions = self.sessions.as_ref();
+                let closed = sessions.map_or(0, |sessions| sessions.expel_token(row.id));
+                tracing::info!(token = %row.name, closed, "token revoked");
+                let mut document = answer(in_list(row))?;
+                document["sessions_closed"] = json!(closed);
+                Ok(document)
+            }
             None => {
                 Err(RpcError::new(RpcError::NOT_FOUND, format!("there is no valid token {token}")))
             }

@@ -8,7 +8,7 @@ use super::sessions::Seat;
 use super::{Shared, now};
 use crate::policy::Permissions;
 use crate::registry::rfc3339;
-use crate::session::{Admission, Applicant, Event, Session};
+use crate::session::{Admission, Applicant, Event, REFUSAL, REVOKED, Session};
 use crate::store::{ClientRow, ClientStatus, Redemption, Seen, StoreError, TokenState};
 use crate::task::Tasks;
 use crate::tunnel::Name;
@@ -46,11 +46,16 @@ pub(super) async fn admit(
     // Before anybody is looked up: it tells nothing of a key, and no ticket is spent for nothing.
     if shared.sessions.len() >= shared.settings.max_clients {
         refused("[limits] max_clients is reached");
-        applicant.refuse_for_now();
+        applicant.refuse_for_now(FULL);
         return None;
     }
-    let client = match decide(shared, &applicant).await {
-        Ok(Ok(client)) => client,
+    if shared.sessions.of(identity) >= most_of_one_key(shared.settings.max_clients) {
+        refused("the key has as many sessions as one may");
+        applicant.refuse_for_now(ENOUGH);
+        return None;
+    }
+    let (client, token) = match decide(shared, &applicant).await {
+        Ok(Ok(decided)) => decided,
         Ok(Err(No::Generic(reason))) => {
             refused(reason);
             applicant.refuse();
@@ -62,8 +67,12 @@ pub(super) async fn admit(
             return None;
         }
         Err(error) => {
-            tracing::error!(%addr, %error, "the store cannot tell who may enter");
-            applicant.refuse();
+            // Once for each reason: strangers come here too.
+            let reason = error.to_string();
+            if shared.table.refuse("a session", None, &reason) {
+                tracing::error!(%addr, reason, "the store cannot tell who may enter");
+            }
+            applicant.refuse_undecided();
             return None;
         }
     };
@@ -80,8 +89,8 @@ pub(super) async fn admit(
     match applicant.admit(admission, tasks).await {
         Ok((session, events)) => {
             tracing::info!(client = %client.name, %addr, "session up");
-            let seat = shared.sessions.enter(&session, &client, instance);
-            look_again(shared, &session, &client).await;
+            let seat = shared.sessions.enter(&session, &client, instance, token);
+            look_again(shared, &session, &client, token).await;
             Some(Admitted { session, events, seat, name: client.name })
         }
         Err(error) => {
@@ -91,12 +100,33 @@ pub(super) async fn admit(
     }
 }
 
+/// Sessions that one key may have, so that it cannot keep everybody else out: each of its tunnels takes one.
+fn most_of_one_key(max_clients: usize) -> usize {
+    (max_clients / 4).max(LEAST_OF_ONE_KEY)
+}
+
 /// Revoked, or given other permissions, since it was looked up: the seat was not there yet to be told.
-async fn look_again(shared: &Shared, session: &Session, client: &ClientRow) {
-    match shared.settings.store.client(client.identity).await {
-        Ok(Some(row)) if row.status == ClientStatus::Active => {
+async fn look_again(
+    shared: &Shared,
+    session: &Session,
+    client: &ClientRow,
+    token: Option<[u8; 8]>,
+) {
+    let store = &shared.settings.store;
+    let look = async {
+        let is_good = match token {
+            Some(id) => store.token(id).await?.is_some_and(|token| token.revoked_at.is_none()),
+            None => true,
+        };
+        Ok::<_, StoreError>((store.client(client.identity).await?, is_good))
+    };
+    match look.await {
+        Ok((Some(row), is_good)) if row.status == ClientStatus::Active => {
             if row.permissions != client.permissions {
                 shared.sessions.permit(row.identity, &row.permissions);
+            }
+            if !is_good || shared.sessions.is_banned(row.identity) {
+                session.close(Code::Refused, REFUSAL);
             }
         }
         Ok(_) => {
@@ -109,21 +139,29 @@ async fn look_again(shared: &Shared, session: &Session, client: &ClientRow) {
     }
 }
 
+/// The client, and the token that it needed.
 async fn decide(
     shared: &Shared,
     applicant: &Applicant,
-) -> Result<Result<ClientRow, No>, StoreError> {
+) -> Result<Result<(ClientRow, Option<[u8; 8]>), No>, StoreError> {
     let store = &shared.settings.store;
+    let is_banned = shared.sessions.is_banned(applicant.identity());
     let client = match store.client(applicant.identity()).await? {
-        Some(client) if client.status == ClientStatus::Active => client,
-        Some(_) => return Ok(Err(No::Generic("the key was revoked"))),
+        Some(client) if client.status == ClientStatus::Active && !is_banned => client,
+        // A ticket does not bring it back, and is not spent; who proves to hold one hears what does. [TKT-6]
+        Some(_) => {
+            return Ok(Err(match proved_ticket(shared, applicant).await? {
+                Some(_) => No::Ticket(REVOKED.to_owned()),
+                None => No::Generic("the key was revoked"),
+            }));
+        }
         None => match enrol(shared, applicant).await? {
             Ok(client) => client,
             Err(no) => return Ok(Err(no)),
         },
     };
     if !shared.settings.require_token {
-        return Ok(Ok(client));
+        return Ok(Ok((client, None)));
     }
     let Some(proof) = applicant.token() else { return Ok(Err(No::Generic("no token was shown"))) };
     Ok(match store.token(proof.id.0).await? {
@@ -131,12 +169,22 @@ async fn decide(
             Err(No::Generic("the token's proof does not fit"))
         }
         Some(token) => match token.state(now()) {
-            TokenState::Valid => Ok(client),
+            TokenState::Valid => Ok((client, Some(token.id))),
             TokenState::Expired => Err(No::Generic("the token is expired")),
             TokenState::Revoked => Err(No::Generic("the token was revoked")),
         },
         None => Err(No::Generic("the token is unknown")),
     })
+}
+
+/// The ticket that the applicant has proved to hold.
+async fn proved_ticket(
+    shared: &Shared,
+    applicant: &Applicant,
+) -> Result<Option<[u8; 8]>, StoreError> {
+    let Some(proof) = applicant.ticket(&shared.admin.identity()) else { return Ok(None) };
+    let ticket = shared.settings.store.ticket(proof.id.0).await?;
+    Ok(ticket.filter(|ticket| proof.fits(&ticket.public_key)).map(|ticket| ticket.id))
 }
 
 /// An unknown key with a ticket. The proof is checked first: who cannot prove the secret learns nothing. [TKT-5]
@@ -145,17 +193,11 @@ async fn enrol(
     applicant: &Applicant,
 ) -> Result<Result<ClientRow, No>, StoreError> {
     let store = &shared.settings.store;
-    let Some(proof) = applicant.ticket(&shared.admin.identity()) else {
-        return Ok(Err(No::Generic("the key is unknown")));
+    let Some(ticket) = proved_ticket(shared, applicant).await? else {
+        return Ok(Err(No::Generic("the key is unknown, and it has shown no ticket that fits")));
     };
-    let ticket = store.ticket(proof.id.0).await?;
-    if !ticket.is_some_and(|ticket| proof.fits(&ticket.public_key)) {
-        return Ok(Err(No::Generic(
-            "the key is unknown and its ticket too, or the proof does not fit",
-        )));
-    }
     let proposed = proposed_name(&applicant.hello().name);
-    Ok(match store.redeem(proof.id.0, applicant.identity(), &proposed, now()).await? {
+    Ok(match store.redeem(ticket, applicant.identity(), &proposed, now()).await? {
         Redemption::Admitted(client) => {
             tracing::info!(client = %client.name, identity = %client.identity, permissions = %client.permissions, "enrolled");
             Ok(client)
@@ -166,7 +208,7 @@ async fn enrol(
             Err(No::Ticket(format!("it was used by {} at {}", by.join(", "), time(at))))
         }
         Redemption::Expired { at } => Err(No::Ticket(format!("it expired at {}", time(at)))),
-        Redemption::Revoked => Err(No::Generic("the key was revoked")),
+        Redemption::Revoked => Err(No::Ticket(REVOKED.to_owned())),
         Redemption::Unknown => Err(No::Generic("the key is unknown")),
     })
 }
@@ -197,6 +239,14 @@ fn note_visit(shared: &Shared, applicant: &Applicant, tasks: &Tasks) {
 fn time(at: u64) -> String {
     rfc3339(UNIX_EPOCH + Duration::from_secs(at))
 }
+
+/// What everybody reads while there is no room.
+const FULL: &str = "the router serves as many clients as it may; try again later";
+/// What one key reads that has many sessions.
+const ENOUGH: &str =
+    "this key has as many sessions with the router as one may; stop some of its tunnels";
+/// A small router's keys may have so many sessions all the same.
+const LEAST_OF_ONE_KEY: usize = 8;
 
 #[cfg(test)]
 mod tests {

@@ -7,6 +7,7 @@ mod accept;
 mod admin;
 mod admit;
 mod advertise;
+mod log_budget;
 mod serve;
 mod sessions;
 mod status;

@@ -79,7 +79,9 @@ impl Client {
         let tunnel = declare.tunnel;
         let name = shortened(&declare.name);
         let refuse = |code: Code, message: String| {
-            tracing::warn!(client = %self.name, tunnel = name, reason = message, "tunnel refused");
+            if let Some(suppressed) = self.seat.log.line() {
+                tracing::warn!(client = %self.name, tunnel = name, reason = message, suppressed, "tunnel refused");
+            }
             Declared {
                 tunnel,
                 code: code.number() as u32,
@@ -116,7 +118,9 @@ impl Client {
         if tunnels.len() >= MOST_TUNNELS {
             return refuse(Code::Limit, format!("a session has at most {MOST_TUNNELS} tunnels"));
         }
-        tracing::info!(client = %self.name, tunnel = name, %source, "tunnel declared");
+        if let Some(suppressed) = self.seat.log.line() {
+            tracing::info!(client = %self.name, tunnel = name, %source, suppressed, "tunnel declared");
+        }
         tunnels.insert(tunnel, source);
         Declared { tunnel, bind: shortened(&declare.bind), ..Declared::default() }
     }
@@ -189,8 +193,10 @@ async fn connect(client: &Client, incoming: Incoming) {
 }
 
 async fn refuse(client: &Client, incoming: Incoming, target: &str, code: Code, reason: &str) {
-    if client.shared.table.refuse(target, Some(client.name.as_str()), reason) {
-        tracing::warn!(client = %client.name, target, code = code.name(), reason, "connection refused");
+    if client.shared.table.refuse(target, Some(client.name.as_str()), reason)
+        && let Some(suppressed) = client.seat.log.line()
+    {
+        tracing::warn!(client = %client.name, target, code = code.name(), reason, suppressed, "connection refused");
     }
     incoming.refuse(code, &shortened(reason)).await;
 }

@@ -213,9 +213,14 @@ impl Applicant {
         self.connection.close(Code::Refused.number(), REFUSAL);
     }
 
-    /// No room for anybody at the moment, whoever it is. [SES-14]
-    pub fn refuse_for_now(self) {
-        self.connection.close(Code::Limit.number(), FULL);
+    /// No room at the moment, and why. [SES-14]
+    pub fn refuse_for_now(self, reason: &str) {
+        self.connection.close(Code::Limit.number(), reason);
+    }
+
+    /// The router has trouble of its own, and has decided nothing. [SES-14]
+    pub fn refuse_undecided(self) {
+        self.connection.close(Code::Internal.number(), UNDECIDED);
     }
 
     /// An answer with a reason: only for who has proved to hold the ticket. [TKT-6]
@@ -244,8 +249,11 @@ fn fitting(targets: &[String]) -> Vec<String> {
 const TARGETS_MOST: usize = 3 << 10;
 /// What every refused client reads, whatever the cause. [SES-14]
 pub const REFUSAL: &str = "the router does not admit this key";
-/// What everybody reads while there is no room.
-const FULL: &str = "the router serves as many clients as it may; try again later";
+/// What somebody reads whose key was revoked and who has proved to hold a ticket. [TKT-6]
+pub const REVOKED: &str =
+    "this key was revoked here; ask the router's operator for `conduit router authorize`";
+/// What everybody reads while the router cannot look anybody up.
+const UNDECIDED: &str = "the router cannot decide right now who may enter; its log says why";
 
 #[cfg(test)]
 mod tests {

@@ -21,7 +21,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-pub use applicant::{Admission, Applicant, REFUSAL, TicketProof, TokenProof, accept};
+pub use applicant::{Admission, Applicant, REFUSAL, REVOKED, TicketProof, TokenProof, accept};
 pub use frames::ReceiveFrameError;
 pub use handshake::{HandshakeError, Introduction, initiate};
 use incoming::Seat;
