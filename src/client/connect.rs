@@ -9,6 +9,7 @@ use tokio::task::JoinSet;
 use uuid::Uuid;
 
 use super::StartError;
+use super::error::reason_of;
 use crate::identity::{Keypair, Ticket, Token};
 use crate::session::{self, Event, Introduction, Session, initiate};
 use crate::task::Tasks;
@@ -60,7 +61,7 @@ pub async fn enrol(
     let mut tries = 0;
     let connected = loop {
         tries += 1;
-        match establish(router, keypair, &introduction, transport, &settings, &tasks).await {
+        match establish(router, keypair, &introduction, transport, &settings, &tasks, tries).await {
             Err(error) if error.may_pass() && tries < TRIES => pause(tries).await,
             outcome => break outcome,
         }
@@ -81,7 +82,8 @@ pub(super) struct Established {
     pub(super) addr: HostPort,
 }
 
-/// One attempt at a session. Every way to the router is tried, 250 ms apart; the first that answers is taken.
+/// One attempt at a session, number `tries` in a row. Every way to the router is tried, 250 ms apart; the first that
+/// answers is taken.
 pub(super) async fn establish(
     router: &RouterAddress,
     keypair: &Arc<Keypair>,
@@ -89,10 +91,11 @@ pub(super) async fn establish(
     transport: &transport::Settings,
     settings: &session::Settings,
     tasks: &Tasks,
+    tries: u32,
 ) -> Result<Established, StartError> {
     let ways = resolve(router).await?;
     let (connection, endpoint, addr) =
-        first_to_answer(ways, router.identity, keypair, transport).await?;
+        first_to_answer(ways, router.identity, keypair, transport, tries).await?;
     let remote = connection.remote_addr();
     let (session, events) = initiate(connection, keypair, introduction, settings, tasks)
         .await
@@ -132,6 +135,7 @@ async fn first_to_answer(
     pin: Identity,
     keypair: &Arc<Keypair>,
     transport: &transport::Settings,
+    tries: u32,
 ) -> Result<(Connection, ClientEndpoint, HostPort), StartError> {
     let mut attempts = JoinSet::new();
     for (index, (address, addr)) in ways.into_iter().enumerate() {
@@ -154,10 +158,10 @@ async fn first_to_answer(
     // A router that shows a wrong key is worse news than one that does not answer.
     let worst = failures.iter().position(|error| matches!(error, ConnectError::WrongKey { .. }));
     match worst {
-        Some(index) => Err(StartError::from_connect(failures.swap_remove(index))),
-        None if failures.len() == 1 => Err(StartError::from_connect(failures.remove(0))),
+        Some(index) => Err(StartError::from_connect(failures.swap_remove(index), tries)),
+        None if failures.len() == 1 => Err(StartError::from_connect(failures.remove(0), tries)),
         None => {
-            let reasons: Vec<_> = failures.iter().map(ToString::to_string).collect();
+            let reasons: Vec<_> = failures.iter().map(|error| reason_of(error, tries)).collect();
             Err(StartError::Unreachable { reason: reasons.join("; ") })
         }
     }

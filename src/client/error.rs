@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 
 use crate::ends::ListenError;
 use crate::identity::RandomError;
-use crate::session::HandshakeError;
+use crate::policy::Denial;
+use crate::session::{HandshakeError, REVOKED};
 use crate::transport::{ConnectError, EndpointError};
 use crate::tunnel::{HostPort, Identity};
 use crate::wire::Code;
@@ -131,11 +132,18 @@ impl StartError {
                  (conduit router invite) and use it with --join, or give the new identity with --router-identity"
             }
             Self::Refused { .. } => {
-                "the key is unknown there, was revoked, or a token is missing. Ask the router's operator for a ticket \
-                 (conduit router invite) and use it with --join, or for conduit router authorize"
+                "the key is unknown there, was revoked, or a token is missing or no longer valid. Ask the router's \
+                 operator for a ticket (conduit router invite) and use it with --join, or for conduit router authorize; \
+                 where the router demands a token, give it with [security] token_file or CONDUIT_SECURITY_TOKEN"
+            }
+            Self::TicketRefused { reason } if reason == REVOKED => {
+                "no ticket brings a revoked key back: ask the router's operator for conduit router authorize"
             }
             Self::TicketRefused { .. } => {
                 "ask the router's operator for a new ticket (conduit router invite)"
+            }
+            Self::Denied { reason, .. } if no_rule_lifts(reason) => {
+                "no rule can allow this: give another --source"
             }
             Self::Denied { .. } => {
                 "ask the router's operator to allow it (conduit router authorize or a new invite)"
@@ -152,13 +160,14 @@ impl StartError {
         matches!(self.failure(), Failure::Network)
     }
 
-    pub(super) fn from_connect(error: ConnectError) -> Self {
+    /// What a try has met that was the last of `tries`.
+    pub(super) fn from_connect(error: ConnectError, tries: u32) -> Self {
         match error {
             ConnectError::WrongKey { addr, pinned, shown } => {
                 Self::WrongKey { addr, pinned, shown }
             }
             ConnectError::Endpoint(error) => error.into(),
-            other => Self::Unreachable { reason: other.to_string() },
+            other => Self::Unreachable { reason: reason_of(&other, tries) },
         }
     }
 
@@ -179,6 +188,31 @@ impl StartError {
     }
 }
 
+/// Why one way to the router failed.
+pub(super) fn reason_of(error: &ConnectError, tries: u32) -> String {
+    match error {
+        ConnectError::NoReply { addr, after } if tries > 1 => {
+            format!("UDP to {addr} gets no reply in {tries} tries of {} s", after.as_secs_f32())
+        }
+        error => error.to_string(),
+    }
+}
+
+/// Whether a target is denied to everybody, whatever the operator allows.
+fn no_rule_lifts(reason: &str) -> bool {
+    let denials = [
+        Denial::Unspecified,
+        Denial::Multicast,
+        Denial::Broadcast,
+        Denial::LinkLocal,
+        Denial::Metadata,
+        Denial::Embedded,
+        Denial::PortZero,
+        Denial::OwnSocket,
+    ];
+    denials.iter().any(|denial| reason == denial.to_string())
+}
+
 impl From<EndpointError> for StartError {
     fn from(error: EndpointError) -> Self {
         Self::System { reason: error.to_string() }
@@ -188,5 +222,55 @@ impl From<EndpointError> for StartError {
 impl From<RandomError> for StartError {
     fn from(error: RandomError) -> Self {
         Self::System { reason: error.to_string() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn hint(error: &StartError) -> String {
+        error.hint().expect("a hint")
+    }
+
+    #[test]
+    fn advice_is_given_only_where_it_can_help() {
+        let denied = |reason: String| StartError::Denied {
+            source_addr: "169.254.169.254:80".parse().expect("an address"),
+            reason,
+        };
+        for denial in [Denial::Metadata, Denial::LinkLocal, Denial::Unspecified, Denial::Embedded] {
+            let hint = hint(&denied(denial.to_string()));
+            assert!(hint.contains("another --source") && !hint.contains("operator"), "{hint}");
+        }
+        assert!(hint(&denied(Denial::NotListed.to_string())).contains("operator"));
+        let revoked = StartError::TicketRefused { reason: REVOKED.to_owned() };
+        assert!(hint(&revoked).contains("authorize") && !hint(&revoked).contains("invite"));
+        let refused = hint(&StartError::Refused { reason: String::new() });
+        assert!(refused.contains("token_file") && refused.contains("CONDUIT_SECURITY_TOKEN"));
+    }
+
+    #[test]
+    fn a_router_that_cannot_decide_is_trouble_that_may_pass() {
+        let addr = SocketAddr::from(([192, 0, 2, 1], 9999));
+        for (code, may_pass) in
+            [(Code::Internal, true), (Code::Limit, true), (Code::Refused, false)]
+        {
+            let error = HandshakeError::Refused { code, reason: "words".to_owned() };
+            assert_eq!(StartError::from_handshake(error, addr).may_pass(), may_pass, "{code}");
+        }
+    }
+
+    #[test]
+    fn silence_is_said_with_the_number_of_tries() {
+        let addr = SocketAddr::from(([192, 0, 2, 1], 9999));
+        let silent = |tries| {
+            let error = ConnectError::NoReply { addr, after: Duration::from_secs(3) };
+            StartError::from_connect(error, tries).to_string()
+        };
+        assert!(silent(1).contains("no reply within 3s"), "{}", silent(1));
+        assert!(silent(3).contains("no reply in 3 tries of 3 s"), "{}", silent(3));
     }
 }

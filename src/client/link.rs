@@ -83,7 +83,7 @@ pub(super) async fn first_session(
     let mut tries = 0;
     loop {
         tries += 1;
-        match declared_session(settings, tasks).await {
+        match declared_session(settings, tasks, tries).await {
             Err(error) if error.may_pass() && tries < TRIES => {
                 tracing::debug!(tries, %error, "the router does not answer yet");
                 pause(tries).await;
@@ -93,7 +93,11 @@ pub(super) async fn first_session(
     }
 }
 
-async fn declared_session(settings: &Settings, tasks: &Tasks) -> Result<Established, StartError> {
+async fn declared_session(
+    settings: &Settings,
+    tasks: &Tasks,
+    tries: u32,
+) -> Result<Established, StartError> {
     let introduction = Introduction {
         instance: settings.instance,
         name: settings.client_name.clone(),
@@ -108,6 +112,7 @@ async fn declared_session(settings: &Settings, tasks: &Tasks) -> Result<Establis
         &settings.transport,
         &settings.session,
         tasks,
+        tries,
     )
     .await?;
     if let Err(error) = declare(settings, &mut established).await {
@@ -209,7 +214,7 @@ async fn come_back(shared: &Shared, tasks: &Tasks) -> Established {
     let mut wait = Duration::ZERO;
     loop {
         tokio::time::sleep(jitter(wait)).await;
-        match declared_session(&shared.settings, tasks).await {
+        match declared_session(&shared.settings, tasks, 1).await {
             Ok(established) => return established,
             Err(error) => {
                 let reason = error.to_string();
