@@ -22,7 +22,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "NAME")]
     name: Option<Name>,
     /// When the ticket expires [default: 1h]
-    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", value_parser = super::lifetime)]
     expires: Option<Duration>,
     /// How many clients may use it
     #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
@@ -36,7 +36,7 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<u8, Failure> {
     let request = Request::Invite(InviteParams {
         allow_targets: args.allow_target.clone(),
         name: args.name.clone(),
-        expires_seconds: args.expires.map(|time| time.as_secs().max(1)),
+        expires_seconds: args.expires.map(|time| time.as_secs()),
         uses: Some(args.uses),
         advertise: args.advertise.clone(),
     });

@@ -9,6 +9,8 @@ mod revoke;
 mod run;
 mod token;
 
+use std::time::Duration;
+
 use super::context::Context;
 use crate::fleet::Failure;
 
@@ -45,6 +47,15 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<u8, Failure> {
         Some(Verb::Revoke(args)) => revoke::run(args, context),
         Some(Verb::Token(args)) => token::run(args, context),
     }
+}
+
+/// How long a ticket or a token is good: seconds are what the router counts in.
+fn lifetime(text: &str) -> Result<Duration, String> {
+    let time = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if time < Duration::from_secs(1) {
+        return Err("at least one second".to_owned());
+    }
+    Ok(time)
 }
 
 const EXAMPLES: &str = "\

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::admin::administer;
+use super::admin::{administer, read};
 use crate::cli::context::Context;
 use crate::cli::output::{Table, or_dash};
 use crate::cli::report::warn;
@@ -28,12 +28,12 @@ enum Verb {
         #[arg(value_name = "NAME")]
         name: Name,
         /// When it expires [default: never]
-        #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+        #[arg(long, value_name = "DURATION", value_parser = super::lifetime)]
         expires: Option<Duration>,
     },
     /// Show all tokens, without their texts
     List,
-    /// End a token's validity
+    /// End a token's validity, and the sessions that it has admitted, within a second
     Revoke {
         /// The token's name or id
         #[arg(value_name = "NAME|ID")]
@@ -55,7 +55,7 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<u8, Failure> {
 }
 
 fn create(name: &Name, expires: Option<Duration>, context: &Context) -> Result<u8, Failure> {
-    let expires_seconds = expires.map(|time| time.as_secs().max(1));
+    let expires_seconds = expires.map(|time| time.as_secs());
     let params = TokenCreateParams { name: name.clone(), expires_seconds };
     let token = administer::<IssuedToken>(Request::TokenCreate(params), context)?.value;
     if context.json {
@@ -95,14 +95,16 @@ fn list(context: &Context) -> Result<u8, Failure> {
 
 fn revoke(token: &str, context: &Context) -> Result<u8, Failure> {
     let request = Request::TokenRevoke { token: token.to_owned() };
-    let revoked = administer::<TokenStatus>(request, context)?.value;
+    let answer = administer::<Value>(request, context)?;
+    let mut document = answer.value;
+    let revoked: TokenStatus = read(document.clone())?;
     if context.json {
-        let mut document: Value = json!(revoked);
         document["schema"] = json!("conduit.token/1");
         return context.document(&document).map(|()| 0);
     }
     if context.quiet {
         return context.line(&revoked.id).map(|()| 0);
     }
-    context.line(&format!("  {}   revoked", revoked.name)).map(|()| 0)
+    let closed = document["sessions_closed"].as_u64().unwrap_or(0);
+    context.line(&format!("  {}   revoked, {closed} sessions ended", revoked.name)).map(|()| 0)
 }
