@@ -143,6 +143,30 @@ fn a_single_use_ticket_may_stand_on_the_command_line() {
 }
 
 #[test]
+fn a_ticket_of_a_stopped_router_carries_where_it_listened_last_and_says_so() {
+    let world = World::new();
+    let mut router = world.router();
+    router.dies();
+    let outcome = router.command(&["invite", "--quiet"]).succeeds();
+    let ticket = Ticket::from_str(outcome.stdout.trim()).expect("a ticket");
+    let addresses: Vec<_> = ticket.addresses.iter().map(ToString::to_string).collect();
+    assert_eq!(addresses, [router.addr().to_string()]);
+    outcome.says("no router runs here").says(&router.addr().to_string());
+    let named = router.command(&["invite", "--quiet", "--advertise", "127.0.0.1:9"]).succeeds();
+    assert!(!named.stderr.contains("warning"), "{named}");
+    world.home("N").conduit(&["router", "invite", "-o", "json"]).succeeds().says("a guess");
+}
+
+#[test]
+fn a_lifetime_of_nothing_is_refused() {
+    let world = World::new();
+    for verb in [&["invite"][..], &["token", "create", "ci"]] {
+        let outcome = world.home("R").conduit(&["router"]).args(verb).args(["--expires", "0s"]);
+        outcome.exits(2).says("at least one second");
+    }
+}
+
+#[test]
 fn a_ticket_can_be_made_before_the_first_start_of_the_router() {
     let world = World::new();
     let home = world.home("R");

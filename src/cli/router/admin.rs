@@ -20,6 +20,8 @@ pub(super) struct Answer<T> {
     pub(super) router_runs: bool,
     /// No address that tickets carry can be reached from outside the private network.
     pub(super) all_private: bool,
+    /// What the addresses that tickets carry are worth, when no router has told them.
+    pub(super) guess: Option<&'static str>,
 }
 
 /// Asks for something that only an operator may ask for.
@@ -28,19 +30,25 @@ pub(super) fn administer<T: DeserializeOwned>(
     context: &Context,
 ) -> Result<Answer<T>, Failure> {
     let router = find(context)?.routers.into_iter().next();
-    let (value, router_runs, all_private) = context.block_on(async {
+    let (value, router_runs, all_private, guess) = context.block_on(async {
         if let Some(record) = router {
-            return Ok((ask(&record, &request, PATIENCE).await?, true, false));
+            return Ok((ask(&record, &request, PATIENCE).await?, true, false, None));
         }
         let home = context.home()?;
         let config = place::load(None, &Overrides::new(), context)?.config;
         let keypair = place::keypair(&config, &home)?;
         let store = place::store(&home)?;
-        let advertised = place::addresses(&config, config.bind.socket_addr(), &home)?;
+        let last = place::last_bind(&home);
+        let bind = last.unwrap_or(config.bind.socket_addr());
+        let advertised = place::addresses(&config, bind, &home)?;
+        let guess = place::is_guessed(&config, &home).then_some(match last {
+            Some(_) => LISTENED_LAST,
+            None => NEVER_RAN,
+        });
         let admin = Admin::offline(store, keypair.identity(), advertised.addresses);
-        Ok((admin.handle(request).await?, false, advertised.all_private))
+        Ok((admin.handle(request).await?, false, advertised.all_private, guess))
     })?;
-    Ok(Answer { value: read(value)?, router_runs, all_private })
+    Ok(Answer { value: read(value)?, router_runs, all_private, guess })
 }
 
 /// What a value says.
@@ -51,5 +59,10 @@ pub(super) fn read<T: DeserializeOwned>(value: Value) -> Result<T, Failure> {
     })
 }
 
+/// Said of addresses, after which come the addresses.
+const LISTENED_LAST: &str = "no router runs here; the ticket carries where it listened last";
+/// The same before the first start.
+const NEVER_RAN: &str =
+    "no router has run here yet; the ticket carries a guess from the configuration";
 /// The router's store is on a disk, and another process may hold its lock for a moment.
 const PATIENCE: Duration = Duration::from_secs(10);

@@ -45,6 +45,12 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<u8, Failure> {
     for warning in &invitation.warnings {
         warn(&format!("warning: {warning}"));
     }
+    let addresses: Vec<String> = invitation.addresses.iter().map(ToString::to_string).collect();
+    let addresses = addresses.join(", ");
+    if let (Some(guess), true) = (answer.guess, args.advertise.is_empty()) {
+        // Whatever the output is: who uses the ticket elsewhere would look in vain for what is wrong.
+        warn(&format!("warning: {guess}: {addresses} (--advertise HOST:PORT names others)"));
+    }
     if answer.all_private && args.advertise.is_empty() && !context.quiet {
         warn(PRIVATE);
     }
@@ -65,8 +71,7 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<u8, Failure> {
     context.line("")?;
     context.line(&format!("  allows     {}", invitation.permissions))?;
     context.line(&format!("  works      {times}, until {}", invitation.expires_at))?;
-    let addresses: Vec<String> = invitation.addresses.iter().map(ToString::to_string).collect();
-    context.line(&format!("  router at  {}", addresses.join(", ")))?;
+    context.line(&format!("  router at  {addresses}"))?;
     context.line("")?;
     let join = if invitation.uses == 1 { &invitation.ticket } else { "-" };
     context.line("on the client:")?;

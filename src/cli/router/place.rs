@@ -81,6 +81,27 @@ pub(super) fn addresses(
     Ok(Advertised { addresses: written, all_private: false })
 }
 
+/// Where the router listens, for who works while it does not run.
+pub(super) fn note_bind(bind: SocketAddr, home: &Home) -> Result<(), Failure> {
+    folder(home)?;
+    Ok(files::replace(&last_bind_file(home), format!("{bind}\n").as_bytes())?)
+}
+
+/// Where it listened when it ran last.
+pub(super) fn last_bind(home: &Home) -> Option<SocketAddr> {
+    let bytes = files::read_private(&last_bind_file(home), 4096).ok()?;
+    String::from_utf8_lossy(&bytes).trim().parse().ok()
+}
+
+fn last_bind_file(home: &Home) -> PathBuf {
+    home.router_dir().join("bind")
+}
+
+/// Whether nobody has said under which addresses clients find the router.
+pub(super) fn is_guessed(config: &RouterConfig, home: &Home) -> bool {
+    config.advertise.is_empty() && remembered(&home.router_dir().join("advertise")).is_empty()
+}
+
 fn remembered(path: &Path) -> Vec<HostPort> {
     let bytes = files::read_private(path, 4096).unwrap_or_default();
     String::from_utf8_lossy(&bytes).lines().filter_map(|line| line.trim().parse().ok()).collect()

@@ -152,6 +152,10 @@ impl Started {
             record.status = TunnelState::Ready;
             record.config.bind = Some(bind);
         })?;
+        // Only invitations that are made while no router runs lack it.
+        if let Err(failure) = place::note_bind(self.running.local_addr(), &context.home()?) {
+            tracing::warn!(%failure, "the address was not noted for invitations while no router runs");
+        }
         let tasks = Tasks::new();
         serve_control(self.control, self.running.calls(), self.log, &tasks);
         announce(&self.running, &self.advertised, &self.store, context).await?;
