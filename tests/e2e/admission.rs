@@ -46,7 +46,10 @@ fn h11_a_revoked_key_loses_its_sessions_within_a_second_and_stays_out() {
         tunnel["last_error"].as_str()?.contains("does not admit").then_some(())
     });
     client.start(target.addr()).args(["--name", "again"]).exits(77);
-    client.join(&router.invite(&[]), target.addr()).args(["--name", "again"]).exits(77);
+    let ticket = router.invite(&[]);
+    let outcome = client.join(&ticket, target.addr()).args(["--name", "again"]).exits(77);
+    outcome.says("revoked here").says("router authorize");
+    world.client("D").joins(&ticket, target.addr());
     let clients = router.command(&["clients", "-o", "json"]).succeeds();
     assert!(clients.stdout.contains("revoked") && clients.stdout.contains("laptop"), "{clients}");
 }
@@ -179,7 +182,7 @@ fn authorize_widens_nobody_who_is_known_unless_it_is_told_to() {
         "{widened}"
     );
     let both = ["--name", "build", "--owner", "--allow-target", "10.2.0.0/16:80"];
-    router.command(&["authorize", &identity]).args(&both).exits(2);
+    router.command(&["authorize", &identity]).args(both).exits(2);
     let other = world.client("D").conduit(&["init", "--quiet"]).succeeds().stdout.trim().to_owned();
     router.command(&["authorize", &other, "--name", "new"]).succeeds().says("is an owner");
 }

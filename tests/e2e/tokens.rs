@@ -87,6 +87,22 @@ fn invalid_expired_and_revoked_tokens_are_refused_with_one_answer() {
 }
 
 #[test]
+fn a_revoked_token_ends_the_sessions_that_it_admitted() {
+    let world = World::new();
+    let target = Service::echo();
+    let (router, client) = demanding(&world);
+    let (one, other) = (token(&router, "one", &[]), token(&router, "other", &[]));
+    let revoked = client.started(&with_token(&client, &router, target.addr(), &one).exits(0));
+    let run = client.pin(&router, target.addr()).args(["--name", "stays"]);
+    let stays = client.started(&run.env("CONDUIT_SECURITY_TOKEN", &other).succeeds());
+    router.command(&["token", "revoke", "one"]).succeeds().prints("1 sessions ended");
+    within(Duration::from_secs(1), "its session ends", || {
+        (revoked.listed()?["state"] == "reconnecting").then_some(())
+    });
+    echo(&stays.connect(), b"not that one").expect("the same bytes");
+}
+
+#[test]
 fn a_token_without_the_key_admits_nobody() {
     let world = World::new();
     let (router, _client) = demanding(&world);

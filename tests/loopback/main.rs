@@ -5,6 +5,7 @@
 #![allow(clippy::disallowed_macros, reason = "a test prints its figures")]
 #![allow(clippy::disallowed_methods, reason = "the tasks of a test end with its runtime")]
 
+mod admission;
 mod bytes;
 mod endings;
 mod hostile;

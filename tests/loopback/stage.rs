@@ -25,7 +25,7 @@ pub(crate) struct Stage {
     pub(crate) owner: Arc<Keypair>,
     pub(crate) transport: transport::Settings,
     store: Store,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Stage {
@@ -56,14 +56,14 @@ impl Stage {
         let transport = settings.transport.clone();
         let router = router::start(settings).await.expect("a router");
         let owner = Arc::new(Keypair::generate().expect("a key"));
-        let stage = Self { router, owner, transport, store, _folder: folder };
+        let stage = Self { router, owner, transport, store, folder };
         stage.admits(stage.owner.identity(), Permissions::Owner).await;
         stage
     }
 
     /// The router knows this key from now on.
     pub(crate) async fn admits(&self, identity: Identity, permissions: Permissions) {
-        let name = name(&format!("c{}", &identity.to_string()[5..25]));
+        let name = Self::name_of(identity);
         let client = NewClient { identity, name, permissions, created_at: 1 };
         self.store.authorize(client).await.expect("a client");
     }
@@ -79,6 +79,15 @@ impl Stage {
         source: SocketAddr,
         change: impl FnOnce(&mut client::Settings),
     ) -> client::Running {
+        self.try_tunnel(source, change).await.expect("a tunnel")
+    }
+
+    /// The same where it may fail.
+    pub(crate) async fn try_tunnel(
+        &self,
+        source: SocketAddr,
+        change: impl FnOnce(&mut client::Settings),
+    ) -> Result<client::Running, client::StartError> {
         let tunnel = TunnelSpec {
             name: name("tunnel"),
             direction: Direction::Forward,
@@ -105,7 +114,17 @@ impl Stage {
             outage_wait: Duration::from_secs(10),
         };
         change(&mut settings);
-        client::start(settings).await.expect("a tunnel")
+        client::start(settings).await
+    }
+
+    /// The database, for who wants to break it.
+    pub(crate) fn database(&self) -> rusqlite::Connection {
+        rusqlite::Connection::open(self.folder.path().join("router.db")).expect("the database")
+    }
+
+    /// The name under which the router knows a key of [`Stage::admits`].
+    pub(crate) fn name_of(identity: Identity) -> Name {
+        name(&format!("c{}", &identity.to_string()[5..25]))
     }
 }
 
