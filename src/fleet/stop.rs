@@ -23,7 +23,7 @@ pub enum Ending {
 
 /// Ends the process: connections may finish for `drain`, then it is killed. Returns when it is gone.
 ///
-/// One that does not answer within [`ANSWER`] is killed without further ado: it would not drain either.
+/// One that does not answer within 800 ms is killed without further ado: it would not drain either.
 pub async fn stop(
     registry: &Registry,
     record: &Record,

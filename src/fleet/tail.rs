@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
 
-/// The last `count` lines of a file and where it ended; never more than [`MOST`] bytes.
+/// The last `count` lines of a file and where it ended; never more than a bounded number of bytes.
 pub fn last_lines(path: &Path, count: usize) -> io::Result<(Vec<u8>, u64)> {
     let mut file = File::open(path)?;
     if !file.metadata()?.is_file() {
