@@ -148,14 +148,14 @@ impl Started {
         context: &Context,
     ) -> Result<(), Failure> {
         let bind = BindAddr::from(self.running.local_addr());
+        // Before anybody can know that it runs. Only invitations that are made while no router runs lack it.
+        if let Err(failure) = place::note_bind(self.running.local_addr(), &context.home()?) {
+            tracing::warn!(%failure, "the address was not noted for invitations while no router runs");
+        }
         claim.update(|record| {
             record.status = TunnelState::Ready;
             record.config.bind = Some(bind);
         })?;
-        // Only invitations that are made while no router runs lack it.
-        if let Err(failure) = place::note_bind(self.running.local_addr(), &context.home()?) {
-            tracing::warn!(%failure, "the address was not noted for invitations while no router runs");
-        }
         let tasks = Tasks::new();
         serve_control(self.control, self.running.calls(), self.log, &tasks);
         announce(&self.running, &self.advertised, &self.store, context).await?;
