@@ -15,9 +15,9 @@ use super::launch::{Launch, Ready};
 use super::reap::reap_orphans;
 use super::signals::Signals;
 use super::spawn::{Spawned, spawn};
-use crate::registry::{Entry, Registry};
+use crate::registry::{Entry, Registry, now_rfc3339};
 use crate::task::Tasks;
-use crate::tunnel::{Name, TunnelId, TunnelState};
+use crate::tunnel::{Name, TunnelState};
 
 /// What happened to a tunnel, for whoever watches.
 #[derive(Clone, Debug)]
@@ -42,9 +42,11 @@ pub async fn supervise(
     let tasks = Tasks::new();
     let now = CancellationToken::new();
     let (tell, mut events) = mpsc::channel(EVENTS);
+    // A second that has begun: every moment in it comes later as a text.
+    let since = now_rfc3339().trim_end_matches('Z').to_owned();
     for launch in launches {
-        let keeper =
-            Keeper { launch, stop: tasks.token().clone(), now: now.clone(), tell: tell.clone() };
+        let (now, tell, since) = (now.clone(), tell.clone(), since.clone());
+        let keeper = Keeper { launch, stop: tasks.token().clone(), now, tell, since };
         tasks.spawn("keeper", keeper.keep());
     }
     drop(tell);
@@ -95,6 +97,8 @@ struct Keeper {
     /// Do not drain any longer.
     now: CancellationToken,
     tell: mpsc::Sender<Event>,
+    /// Records from before are of another supervisor.
+    since: String,
 }
 
 impl Keeper {
@@ -102,7 +106,6 @@ impl Keeper {
         let name = self.launch.spec.name.clone();
         // Failures in a row: of starts without a success, and of anything.
         let (mut starts, mut failures) = (0_u32, 0_u32);
-        let mut last = None;
         loop {
             let spawned = tokio::select! {
                 spawned = spawn(&self.launch) => spawned,
@@ -114,7 +117,6 @@ impl Keeper {
                     starts = 0;
                     let since = Instant::now();
                     self.say(Event::Ready(name.clone(), spawned.ready.clone())).await;
-                    last = Some(spawned.ready.id.clone());
                     let failure = match self.watch(spawned).await {
                         End::Ours => return,
                         End::Asked => return self.say(Event::Ended(name)).await,
@@ -142,16 +144,19 @@ impl Keeper {
                 () = self.stop.cancelled() => return,
             }
             // Whoever had to kill it recorded that by now.
-            if last.take().is_some_and(|id| self.was_killed_on_purpose(&id)) {
+            if self.was_killed_on_purpose() {
                 return self.say(Event::Ended(name)).await;
             }
         }
     }
 
-    fn was_killed_on_purpose(&self, id: &TunnelId) -> bool {
+    /// One that did not answer, or was not ready yet, cannot end as it is asked to.
+    fn was_killed_on_purpose(&self) -> bool {
         let registry = Registry::open_existing(&self.launch.home).ok().flatten();
-        let entry = registry.and_then(|registry| registry.find(id.as_str()));
-        matches!(entry, Some(Entry::Ended(record)) if record.status == TunnelState::Stopped)
+        let entry = registry.and_then(|registry| registry.find(self.launch.spec.name.as_str()));
+        let Some(Entry::Ended(record)) = entry else { return false };
+        let is_ours = record.supervisor.is_none_or(|pid| pid == std::process::id());
+        record.status == TunnelState::Stopped && is_ours && record.created_at >= self.since
     }
 
     /// Waits for the end of a tunnel.

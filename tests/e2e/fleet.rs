@@ -243,6 +243,28 @@ fn what_an_operator_ended_is_not_brought_back_by_the_supervisor() {
 }
 
 #[test]
+fn what_an_operator_kills_before_it_is_ready_is_not_brought_back_either() {
+    let world = World::new();
+    let (router, client, target) = cast(&world);
+    let path = file(&world, &[("a", target.addr()), ("b", target.addr())]);
+    let mut supervisor = supervisor(&world, &client, &path);
+    let addr = router.addr();
+    drop(router);
+    let _silent = within(Duration::from_secs(5), "somebody who never answers is there", || {
+        std::net::UdpSocket::bind(addr).ok()
+    });
+    let first = pid_of(&client, "a").expect("a pid");
+    kill(u32::try_from(first).expect("a pid"), Signal::KILL);
+    within(Duration::from_secs(20), "a new one tries to reach the router", || {
+        pid_of(&client, "a").is_some_and(|pid| pid != first).then_some(())
+    });
+    client.conduit(&["kill", "--force", "--tunnel", "a"]).exits(69);
+    let said = || std::fs::read_to_string(world.path().join("up.err")).unwrap_or_default();
+    eventually("the supervisor lets go of it", || said().contains("a was ended"));
+    assert!(supervisor.try_wait().expect("a child").is_none(), "it keeps the other one");
+}
+
+#[test]
 fn down_ends_a_supervisor_that_is_about_to_start_a_tunnel_again() {
     let world = World::new();
     let (router, client, target) = cast(&world);
