@@ -163,7 +163,9 @@ fn health((record, answer): (Record, Result<Value, CallError>)) -> Health {
     }
     let (status, is_silent) = answered(&record, answer);
     let probe = status.probe.as_ref();
-    let is_up = !is_silent && status.state.is_serving() && probe.is_none_or(|probe| probe.ok);
+    // Degraded is not up: it serves, and what it serves does not arrive.
+    let is_up =
+        !is_silent && status.state == TunnelState::Ready && probe.is_none_or(|probe| probe.ok);
     let of_probe = probe.and_then(|probe| probe.error.clone());
     // While there is no session the probe says only that, and the session's end says why.
     let problem = if status.state.is_serving() {
@@ -186,8 +188,7 @@ fn detail(status: &TunnelStatus) -> String {
     let ends = format!("{} → {}", or_dash(status.bind), or_dash(status.source.as_ref()));
     match status.refusals.first() {
         Some(refusal) => {
-            let target = refusal.target.as_deref().unwrap_or_default();
-            format!("{ends}; refused {}×, last: {target} {}", refusal.count, refusal.reason)
+            format!("{ends}; refused {}×, last: {}", refusal.count, refusal.reason)
         }
         None => ends,
     }
