@@ -36,6 +36,7 @@ async fn main() -> Result<(), Failure> {
         store: Store::open(&folder.path().join("router.db"))?,
         require_token: false,
         max_clients: 100,
+        max_connections: 16_384,
         transport: transport::Settings::default(),
         session: session::Settings::default(),
         relay: relay::Settings::default(),

@@ -135,6 +135,7 @@ async fn start_router(home: &Path) -> Result<router::Running, Failure> {
         store: Store::open(&home.join("router.db"))?,
         require_token: false,
         max_clients: 16,
+        max_connections: 16_384,
         transport: crate::transport::Settings::default(),
         session: crate::session::Settings::default(),
         relay: crate::relay::Settings::default(),

@@ -184,7 +184,7 @@ impl Running {
 
     /// What last went wrong.
     pub fn last_error(&self) -> Option<String> {
-        self.shared.link.last_error()
+        self.shared.last_error()
     }
 
     /// The metrics as OpenMetrics text.
@@ -222,6 +222,11 @@ impl Drop for Running {
 }
 
 impl Shared {
+    /// Why there is no session, or why the last connection was not served.
+    fn last_error(&self) -> Option<String> {
+        self.link.last_error().or_else(|| self.last_outcome.failure())
+    }
+
     fn set_state(&self, state: TunnelState) {
         self.state.send_if_modified(|current| {
             let settled = matches!(

@@ -62,8 +62,8 @@ impl Shared {
             false => None,
         };
         let mut state = *self.state.borrow();
-        let not_served = self.last_outcome.failure();
-        let suffers = not_served.is_some() || probe.as_ref().is_some_and(|probe| !probe.ok);
+        let suffers =
+            self.last_outcome.failure().is_some() || probe.as_ref().is_some_and(|probe| !probe.ok);
         if state == TunnelState::Ready && suffers {
             state = TunnelState::Degraded;
         }
@@ -96,7 +96,7 @@ impl Shared {
                     key_exchange: tls.key_exchange.clone(),
                 },
             ),
-            last_error: self.link.last_error().or(not_served),
+            last_error: self.last_error(),
             probe,
             router_view: session.as_ref().map(|session| {
                 let terms = session.terms();

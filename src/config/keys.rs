@@ -226,7 +226,7 @@ const PERFORMANCE: &[Key] = &[
         "max_connections",
         Kind::Number { min: 1, max: 1_000_000 },
         "16384",
-        "Connections open at one time in this process; the next one is reset.",
+        "Connections open at one time in this process, tunnel or router; the next one is reset.",
     ),
     key(
         "performance",

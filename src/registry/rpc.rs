@@ -41,12 +41,6 @@ impl RpcError {
     pub fn new(code: i64, message: impl Into<String>) -> Self {
         Self { code, message: message.into(), data: None }
     }
-
-    /// The same with details for programs.
-    pub fn with_data(mut self, data: Value) -> Self {
-        self.data = Some(data);
-        self
-    }
 }
 
 /// A line that is JSON-RPC, whether or not what it asks for exists.

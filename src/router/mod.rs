@@ -55,6 +55,8 @@ pub struct Settings {
     pub require_token: bool,
     /// Sessions at one time; more are refused.
     pub max_clients: usize,
+    /// Connections to targets at one time; more are refused.
+    pub max_connections: usize,
     /// Connections.
     pub transport: transport::Settings,
     /// Sessions.

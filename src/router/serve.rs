@@ -168,6 +168,11 @@ async fn connect(client: &Client, incoming: Incoming) {
         Ok(target) => target,
         Err(reason) => return refuse(client, incoming, "?", Code::Protocol, &reason).await,
     };
+    if shared.table.active() >= shared.settings.max_connections {
+        let reason =
+            "the router serves as many connections as it may: [performance] max_connections";
+        return refuse(client, incoming, &target.to_string(), Code::Limit, reason).await;
+    }
     let permissions = client.seat.permissions();
     let decide = |resolved| permissions.decide(&target, resolved, &shared.own);
     let entry = shared.table.enter_named(client.name.to_string(), &shared.connections);

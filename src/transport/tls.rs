@@ -157,10 +157,7 @@ impl ServerCertVerifier for PinnedKey {
         _: &[u8],
         _: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        if !intermediates.is_empty() {
-            return Err(rustls::Error::InvalidCertificate(CertificateError::BadEncoding));
-        }
-        let shown = identity_of(end_entity)?;
+        let shown = only_key(end_entity, intermediates)?;
         *self.shown.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(shown);
         if shown == self.pin {
             Ok(ServerCertVerified::assertion())
@@ -184,12 +181,7 @@ impl ServerCertVerifier for PinnedKey {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature_with_raw_key(
-            message,
-            &SubjectPublicKeyInfoDer::from(cert.as_ref()),
-            dss,
-            &self.algorithms,
-        )
+        possession(message, cert, dss, &self.algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -218,10 +210,7 @@ impl ClientCertVerifier for AnyKey {
         intermediates: &[CertificateDer<'_>],
         _: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
-        if !intermediates.is_empty() {
-            return Err(rustls::Error::InvalidCertificate(CertificateError::BadEncoding));
-        }
-        identity_of(end_entity)?;
+        only_key(end_entity, intermediates)?;
         Ok(ClientCertVerified::assertion())
     }
 
@@ -240,12 +229,7 @@ impl ClientCertVerifier for AnyKey {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature_with_raw_key(
-            message,
-            &SubjectPublicKeyInfoDer::from(cert.as_ref()),
-            dss,
-            &self.algorithms,
-        )
+        possession(message, cert, dss, &self.algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -255,6 +239,28 @@ impl ClientCertVerifier for AnyKey {
     fn requires_raw_public_keys(&self) -> bool {
         true
     }
+}
+
+/// The one key that a peer shows; a chain is refused.
+fn only_key(
+    key: &CertificateDer<'_>,
+    chain: &[CertificateDer<'_>],
+) -> Result<Identity, rustls::Error> {
+    match chain {
+        [] => identity_of(key),
+        _ => Err(rustls::Error::InvalidCertificate(CertificateError::BadEncoding)),
+    }
+}
+
+/// Whether the peer holds the private half of the key that it shows.
+fn possession(
+    message: &[u8],
+    key: &CertificateDer<'_>,
+    signature: &DigitallySignedStruct,
+    algorithms: &WebPkiSupportedAlgorithms,
+) -> Result<HandshakeSignatureValid, rustls::Error> {
+    let key = SubjectPublicKeyInfoDer::from(key.as_ref());
+    verify_tls13_signature_with_raw_key(message, &key, signature, algorithms)
 }
 
 impl fmt::Debug for PinnedKey {

@@ -167,6 +167,24 @@ async fn connections_beyond_the_limit_are_reset_and_room_is_used_again() {
 }
 
 #[tokio::test]
+async fn a_router_refuses_connections_beyond_its_limit_and_says_why() {
+    let stage = Stage::with(|settings| settings.max_connections = 1).await;
+    let target = Target::echo().await;
+    let tunnel = stage.tunnel_to(target.addr).await;
+    let mut held = TcpStream::connect(tunnel.local_addr()).await.expect("a connection");
+    held.write_all(b"a").await.expect("a byte");
+    assert_eq!(held.read_u8().await.expect("its echo"), b'a');
+    let mut second = TcpStream::connect(tunnel.local_addr()).await.expect("a connection");
+    assert!(second.read_u8().await.is_err(), "it is reset");
+    within(Duration::from_secs(5), "the reason is told", || {
+        tunnel.last_error().is_some_and(|error| error.contains("max_connections"))
+    })
+    .await;
+    held.write_all(b"b").await.expect("a byte");
+    assert_eq!(held.read_u8().await.expect("its echo"), b'b', "the first is untouched");
+}
+
+#[tokio::test]
 async fn a_stop_with_nothing_open_takes_no_longer_than_the_good_bye() {
     let (stage, target) = (Stage::new().await, Target::echo().await);
     let tunnel = stage.tunnel_to(target.addr).await;

@@ -47,6 +47,7 @@ impl Stage {
             store: store.clone(),
             require_token: false,
             max_clients: 1_000,
+            max_connections: 16_384,
             transport: transport::Settings::default(),
             session: session::Settings::default(),
             relay: relay::Settings::default(),

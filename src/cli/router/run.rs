@@ -116,6 +116,7 @@ fn settings(
         store,
         require_token: config.require_token,
         max_clients: config.max_clients,
+        max_connections: config.performance.max_connections,
         transport: tuning.transport(),
         session,
         relay: tuning.relay(),
