@@ -23,7 +23,7 @@ use crate::router;
 use crate::store::Store;
 use crate::task::Tasks;
 use crate::transport::Secrets;
-use crate::tunnel::{Direction, HostPort, Name, Protocol, TunnelId, TunnelSpec};
+use crate::tunnel::{Direction, Name, Options, Protocol, TunnelId, TunnelSpec};
 
 /// Options of `demo`.
 #[derive(Debug, clap::Args)]
@@ -158,7 +158,8 @@ async fn start_tunnel(
             direction: Direction::Forward,
             protocol: Protocol::Tcp,
             bind: loopback().into(),
-            source: HostPort::from(web),
+            source: web.into(),
+            options: Options::default(),
         },
         keypair,
         router,

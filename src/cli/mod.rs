@@ -23,6 +23,7 @@ mod running;
 mod service;
 mod start;
 mod status;
+mod tunnel;
 mod up;
 mod version;
 

@@ -8,6 +8,7 @@ use super::report::warn;
 use crate::config::FileKind;
 use crate::fleet::{Failure, Kind};
 use crate::service::{self, Unit};
+use crate::tunnel::{Direction, Numbered, TunnelSpec};
 
 /// The init systems that a service file can be printed for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -97,6 +98,12 @@ pub(super) fn absolute(path: &Path) -> Result<String, Failure> {
 /// Whether a port needs a capability.
 pub(super) fn is_low(port: u16) -> bool {
     (1..1024).contains(&port)
+}
+
+/// Whether this machine binds a port for the tunnel that needs a capability.
+pub(super) fn binds_low(spec: &TunnelSpec) -> bool {
+    spec.direction == Direction::Forward
+        && spec.bind.each().any(|bind| bind.port().is_some_and(is_low))
 }
 
 /// Whoever the home belongs to runs the service: the keys in it are theirs. Without a home yet, this user.

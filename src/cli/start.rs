@@ -1,7 +1,6 @@
 //! `conduit start`: one tunnel.
 
 use std::path::PathBuf;
-use std::str::FromStr;
 
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
@@ -11,26 +10,17 @@ use super::enrol::{read_ticket, remember_move};
 use super::prepare::{Prepared, client_file, prepare};
 use super::report::warn;
 use super::service::{self, System};
+use super::tunnel::{self, TunnelArgs};
 use crate::config::{ClientConfig, Loaded, Overrides};
 use crate::fleet::{Claimed, Failure, Launch, Output, Ready, Signals, pin_to_processors, spawn};
-use crate::tunnel::{BindAddr, Direction, HostPort, Identity, Name, Protocol, TunnelSpec};
+use crate::tunnel::{HostPort, Identity};
 
 /// Options of `start`.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLES)]
 pub(super) struct Args {
-    /// What the router dials
-    #[arg(long, value_name = "HOST:PORT", required_unless_present = "local")]
-    source: Option<HostPort>,
-    /// Where this machine listens; ADDR is 127.0.0.1 when left out, port 0 takes a free one
-    #[arg(long, value_name = "[ADDR:]PORT", required_unless_present = "local")]
-    bind: Option<BindAddr>,
-    /// Bind and source in one, as ssh -L takes them
-    #[arg(short = 'L', value_name = "[BIND:]PORT:HOST:PORT", conflicts_with_all = ["source", "bind"])]
-    local: Option<Ends>,
-    /// The tunnel's name [default: tcp-PORT]
-    #[arg(long, value_name = "NAME")]
-    name: Option<Name>,
+    #[command(flatten)]
+    tunnel: TunnelArgs,
     /// The router, when more than one is enrolled, or when it moved
     #[arg(long, value_name = "HOST:PORT")]
     router: Option<HostPort>,
@@ -52,13 +42,6 @@ pub(super) struct Args {
     /// Print a service file that starts this tunnel with the machine, and start nothing
     #[arg(long, value_name = "SYSTEM", conflicts_with_all = ["join", "foreground"])]
     service_file: Option<System>,
-}
-
-/// Both ends, as ssh writes them.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Ends {
-    bind: BindAddr,
-    source: HostPort,
 }
 
 pub(super) fn run(args: &Args, context: &Context) -> Result<u8, Failure> {
@@ -161,14 +144,6 @@ fn pin(loaded: &Loaded<ClientConfig>) {
 }
 
 impl Args {
-    fn ends(&self) -> Result<Ends, Failure> {
-        match (&self.local, self.bind, &self.source) {
-            (Some(ends), ..) => Ok(ends.clone()),
-            (None, Some(bind), Some(source)) => Ok(Ends { bind, source: source.clone() }),
-            _ => Err(Failure::usage("--source and --bind are needed")),
-        }
-    }
-
     fn overrides(&self) -> Overrides {
         let mut overrides = Overrides::new();
         if let Some(router) = &self.router {
@@ -198,35 +173,23 @@ impl Args {
         prepared: &Prepared,
         log: Output,
     ) -> Result<Launch, Failure> {
-        let Ends { bind, source } = self.ends()?;
-        let name = match &self.name {
-            Some(name) => name.clone(),
-            None => context.registry()?.free_name(&default_name(&bind, &source)),
-        };
-        let spec = TunnelSpec {
-            name,
-            direction: Direction::Forward,
-            protocol: Protocol::Tcp,
-            bind,
-            source,
-        };
+        let mut spec = self.tunnel.spec()?;
+        if self.tunnel.name.is_none() {
+            spec.name = context.registry()?.free_name(spec.name.as_str());
+        }
         prepared.launch(context, spec, log)
     }
 
     /// Whether a name that this command chose itself was taken in between.
     fn is_taken(&self, failure: &Failure) -> bool {
-        self.name.is_none() && failure.code == "already_running"
+        self.tunnel.name.is_none() && failure.code == "already_running"
     }
 
     /// The command line of the service: what was given here, with everything that must not change fixed.
     fn service_command(&self) -> Result<Vec<String>, Failure> {
-        let Ends { bind, source } = self.ends()?;
-        let name = self.name.as_ref().map_or_else(|| default_name(&bind, &source), Name::to_string);
         let mut words = vec!["start".to_owned(), "--foreground".to_owned()];
+        words.extend(tunnel::words(&self.tunnel.spec()?));
         let mut option = |name: &str, value: String| words.extend([name.to_owned(), value]);
-        option("--name", name);
-        option("--source", source.to_string());
-        option("--bind", bind.to_string());
         if let Some(router) = &self.router {
             option("--router", router.to_string());
         }
@@ -244,40 +207,10 @@ impl Args {
 }
 
 fn print_service(args: &Args, system: System, context: &Context) -> Result<u8, Failure> {
-    let Ends { bind, source } = args.ends()?;
-    let description = format!("Conduit tunnel {bind} to {source}");
-    let kind = crate::service::Kind::Tunnel;
-    let low_ports = service::is_low(bind.socket_addr().port());
+    let spec = args.tunnel.spec()?;
+    let description = format!("Conduit tunnel {} to {}", spec.bind, spec.source);
+    let (kind, low_ports) = (crate::service::Kind::Tunnel, service::binds_low(&spec));
     service::print(context, system, kind, &description, args.service_command()?, low_ports)
-}
-
-fn default_name(bind: &BindAddr, source: &HostPort) -> String {
-    let port = match bind.socket_addr().port() {
-        0 => source.port,
-        port => port,
-    };
-    format!("{}-{port}", Protocol::Tcp)
-}
-
-impl FromStr for Ends {
-    type Err = String;
-
-    /// `[bind:]port:host:port`; IPv6 addresses in brackets.
-    fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("{text:?} is not [BIND:]PORT:HOST:PORT");
-        let (before, port) = text.rsplit_once(':').ok_or_else(wrong)?;
-        let host_at = if before.ends_with(']') {
-            before.rfind('[').ok_or_else(wrong)?
-        } else {
-            before.rfind(':').ok_or_else(wrong)? + 1
-        };
-        let bind = before[..host_at].strip_suffix(':').ok_or_else(wrong)?;
-        let source = format!("{}:{port}", &before[host_at..]);
-        Ok(Self {
-            bind: bind.parse().map_err(|error| format!("{}: {error}", wrong()))?,
-            source: source.parse().map_err(|error| format!("{}: {error}", wrong()))?,
-        })
-    }
 }
 
 const NAME_TRIES: usize = 8;
@@ -290,32 +223,11 @@ Examples:
       later: the router is known
   conduit start -L 5432:db.internal:5432
       the same, as ssh writes it
+  conduit start --reverse --source 127.0.0.1:3000 --bind 0.0.0.0:8080
+      publish a service of this machine on the router's port 8080
+  conduit start --protocol udp --source 10.2.0.53:53 --bind 5353
+      DNS, or anything else over UDP
   pass ticket | conduit start --foreground --join - --source 127.0.0.1:22 --bind :2222
       the ticket from stdin, the tunnel in this terminal
   conduit start --source 10.2.0.2:80 --bind 80 --service-file systemd
       print a unit that starts it with the machine";
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ends_are_read_as_ssh_writes_them() {
-        for (text, bind, source) in [
-            ("8080:web:80", "127.0.0.1:8080", "web:80"),
-            ("0.0.0.0:8080:10.0.0.1:80", "0.0.0.0:8080", "10.0.0.1:80"),
-            ("[::1]:8080:[fd00::1]:80", "[::1]:8080", "[fd00::1]:80"),
-            ("8080:[fd00::1]:80", "127.0.0.1:8080", "[fd00::1]:80"),
-        ] {
-            let ends: Ends = text.parse().expect(text);
-            assert_eq!(
-                (ends.bind.to_string(), ends.source.to_string()),
-                (bind.into(), source.into())
-            );
-        }
-        for text in ["", "8080", "8080:web", "web:80", "a:b:c:d", "8080:[fd00::1:80", "8080:web:0"]
-        {
-            assert!(text.parse::<Ends>().is_err(), "{text}");
-        }
-    }
-}

@@ -14,7 +14,7 @@ use crate::fleet::{Failure, Kind, NEVER_READY, exit};
 use crate::registry::{
     self, CallError, Probe, Record, Request, RouterStatus, TunnelStatus, ask_all,
 };
-use crate::tunnel::{BindAddr, Name, TunnelId, TunnelState};
+use crate::tunnel::{Bind, Name, Span, TunnelId, TunnelState};
 
 /// Options of `status`.
 #[derive(Debug, clap::Args)]
@@ -84,7 +84,7 @@ enum Report {
         id: TunnelId,
         name: Name,
         pid: u32,
-        bind: Option<BindAddr>,
+        bind: Option<Span<Bind>>,
         state: TunnelState,
         last_error: Option<String>,
     },
@@ -96,7 +96,7 @@ impl Report {
             id: record.tunnel_id.clone(),
             name: record.name.clone(),
             pid: record.pid,
-            bind: record.config.bind,
+            bind: record.config.bind.clone(),
             state,
             last_error: Some(why.to_owned()),
         }
@@ -185,7 +185,7 @@ fn health((record, answer): (Record, Result<Value, CallError>)) -> Health {
 
 /// What is worth a look although it works: reasons for which connections were refused.
 fn detail(status: &TunnelStatus) -> String {
-    let ends = format!("{} → {}", or_dash(status.bind), or_dash(status.source.as_ref()));
+    let ends = format!("{} → {}", or_dash(status.bind.as_ref()), or_dash(status.source.as_ref()));
     match status.refusals.first() {
         Some(refusal) => {
             format!("{ends}; refused {}×, last: {}", refusal.count, refusal.reason)

@@ -173,7 +173,7 @@ fn as_line(name: &Name, outcome: &Outcome) -> String {
             let config = &record.config;
             let by = supervisor.map(|pid| format!(" (supervised by pid {pid})"));
             let but = silence.as_ref().map_or("", |_| ", but does not answer");
-            let bind = config.bind.map(|bind| bind.to_string()).unwrap_or_default();
+            let bind = config.bind.as_ref().map(ToString::to_string).unwrap_or_default();
             let source = config.source.as_ref().map(ToString::to_string).unwrap_or_default();
             let by = by.unwrap_or_default();
             format!("  {name}   {bind} → {source}   already running{by}{but}   pid {}", record.pid)
@@ -246,8 +246,7 @@ fn print_service(
     context: &Context,
 ) -> Result<u8, Failure> {
     let file = service::absolute(loaded.file.as_deref().unwrap_or(Path::new("conduit.toml")))?;
-    let low =
-        loaded.config.tunnels.iter().any(|spec| service::is_low(spec.bind.socket_addr().port()));
+    let low = loaded.config.tunnels.iter().any(service::binds_low);
     let description = format!("Conduit tunnels of {file}");
     let arguments =
         ["up", "--foreground", "--file", &file].iter().map(|word| (*word).to_owned()).collect();

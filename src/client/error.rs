@@ -76,7 +76,7 @@ pub enum StartError {
     #[error("the router does not allow {source_addr}: {reason}")]
     Denied {
         /// What should have been dialled.
-        source_addr: HostPort,
+        source_addr: String,
         /// The router's words.
         reason: String,
     },
@@ -238,7 +238,7 @@ mod tests {
     #[test]
     fn advice_is_given_only_where_it_can_help() {
         let denied = |reason: String| StartError::Denied {
-            source_addr: "169.254.169.254:80".parse().expect("an address"),
+            source_addr: "169.254.169.254:80".to_owned(),
             reason,
         };
         for denial in [Denial::Metadata, Denial::LinkLocal, Denial::Unspecified, Denial::Embedded] {

@@ -159,9 +159,10 @@ async fn declare(settings: &Settings, established: &mut Established) -> Result<(
         return Ok(());
     }
     match Code::from_number(declared.code.into()) {
-        Code::Denied => {
-            Err(StartError::Denied { source_addr: tunnel.source.clone(), reason: declared.message })
-        }
+        Code::Denied => Err(StartError::Denied {
+            source_addr: tunnel.source.to_string(),
+            reason: declared.message,
+        }),
         _ => Err(StartError::Unsupported { reason: declared.message }),
     }
 }

@@ -26,7 +26,7 @@ use crate::ends::Listener;
 use crate::identity::{Keypair, Token};
 use crate::registry::Call;
 use crate::task::Tasks;
-use crate::tunnel::{TunnelId, TunnelSpec, TunnelState};
+use crate::tunnel::{Bind, Span, TunnelId, TunnelSpec, TunnelState};
 use crate::{relay, session, telemetry, transport};
 use link::Link;
 use outcome::LastOutcome;
@@ -91,6 +91,7 @@ pub struct Running {
 struct Shared {
     settings: Settings,
     local_addr: SocketAddr,
+    bind: Span<Bind>,
     table: relay::Table,
     link: Link,
     last_outcome: LastOutcome,
@@ -119,7 +120,8 @@ pub enum End {
 /// tried three times. Dropped before that, nothing stays behind.
 pub async fn start(settings: Settings) -> Result<Running, StartError> {
     let started = Instant::now();
-    let listener = Listener::bind(settings.tunnel.bind, BACKLOG)?;
+    let listener =
+        Listener::bind(settings.tunnel.bind.first().socket_addr().unwrap().into(), BACKLOG)?;
     let tasks = Tasks::new();
     let first = match link::first_session(&settings, &tasks).await {
         Ok(first) => first,
@@ -141,6 +143,7 @@ pub async fn start(settings: Settings) -> Result<Running, StartError> {
         accepting: tasks.token().child_token(),
         connections: tasks.token().child_token(),
         local_addr,
+        bind: settings.tunnel.bind.starting_at(local_addr.into()),
         settings,
     });
     let (calls, received) = mpsc::channel(CALLS);
@@ -160,6 +163,11 @@ impl Running {
     /// Where it listens, with the real port.
     pub fn local_addr(&self) -> SocketAddr {
         self.shared.local_addr
+    }
+
+    /// Where users connect, with the real port.
+    pub fn bind(&self) -> Span<Bind> {
+        self.shared.bind.clone()
     }
 
     /// From the start of [`start`] to ready.

@@ -16,7 +16,7 @@ use crate::registry::{
 };
 use crate::task::Tasks;
 use crate::telemetry;
-use crate::tunnel::{BindAddr, TunnelState};
+use crate::tunnel::TunnelState;
 
 /// Answers the control socket until the tunnel ends. A probe takes a task of its own: nobody waits for it.
 pub(super) async fn answer(shared: Arc<Shared>, tasks: Tasks, mut calls: mpsc::Receiver<Call>) {
@@ -77,7 +77,7 @@ impl Shared {
             pid: std::process::id(),
             router: self.settings.router.addresses.first().cloned(),
             source: Some(tunnel.source.clone()),
-            bind: Some(BindAddr::from(self.local_addr)),
+            bind: Some(self.bind.clone()),
             protocol: Some(tunnel.protocol),
             direction: Some(tunnel.direction),
             carrier: session.as_ref().map(|_| CARRIER.to_owned()),

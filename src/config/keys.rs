@@ -1,6 +1,7 @@
 //! The table of keys. A key stands here when this version honours it, and only then.
 
 use super::schema::{Absent, Key, Kind, Places};
+use crate::tunnel::{Direction, Oversize, Protocol, ProxyProtocol};
 
 /// A key of the file, the environment and flags, with a default.
 const fn key(
@@ -116,22 +117,63 @@ const TUNNELS: &[Key] = &[
     ),
     in_tunnel(
         "source",
-        Kind::HostPort,
+        Kind::TunnelSource,
         Absent::Required { example: "10.2.0.2:8080" },
-        "What the router dials.",
+        "What gets dialled: by the router, or by this machine when the direction is reverse.",
     ),
     in_tunnel(
         "bind",
-        Kind::Bind,
+        Kind::TunnelBind,
         Absent::Required { example: "127.0.0.1:8080" },
-        "Where this machine listens. Port 0 takes a free one.",
+        "Where users connect: here, or at the router when the direction is reverse. Port 0 takes a free one.",
     ),
-    in_tunnel("protocol", Kind::Choice(&["tcp"]), Absent::Value("tcp"), "What is carried."),
+    in_tunnel(
+        "protocol",
+        Kind::Choice(Protocol::WORDS),
+        Absent::Value("tcp"),
+        "What is carried: TCP connections or UDP packets.",
+    ),
     in_tunnel(
         "direction",
-        Kind::Choice(&["forward"]),
+        Kind::Choice(Direction::WORDS),
         Absent::Value("forward"),
-        "Forward: the client listens, the router dials.",
+        "Forward: this machine listens, the router dials. Reverse: the router listens, this machine dials.",
+    ),
+    in_tunnel(
+        "group",
+        Kind::Name,
+        Absent::Means { meaning: "a newer process takes the tunnel over", example: "blue" },
+        "Reverse tunnels of one name and group serve side by side.",
+    ),
+    in_tunnel(
+        "flow_idle",
+        Kind::Duration { min: 1_000, max: 86_400_000, off: true },
+        Absent::Value("2m"),
+        "UDP: silence after which a sender's flow is over; 0 means never.",
+    ),
+    in_tunnel(
+        "max_flows",
+        Kind::Number { min: 1, max: 65_536 },
+        Absent::Value("16384"),
+        "UDP: flows at one time; one more takes the place of the one that was silent for longest.",
+    ),
+    in_tunnel(
+        "oversize",
+        Kind::Choice(Oversize::WORDS),
+        Absent::Value("fragment"),
+        "UDP: what becomes of packets that are larger than the path carries.",
+    ),
+    in_tunnel(
+        "proxy_protocol",
+        Kind::Choice(ProxyProtocol::WORDS),
+        Absent::Value("off"),
+        "Whether the source is told who a visitor is, with a header in front of the first byte.",
+    ),
+    in_tunnel(
+        "trusted_proxies",
+        Kind::Networks,
+        Absent::Means { meaning: "nobody", example: "10.0.0.0/8" },
+        "Front ends that say with a PROXY header who a visitor is.",
     ),
 ];
 

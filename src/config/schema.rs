@@ -110,6 +110,12 @@ pub enum Kind {
     HostPorts,
     /// An address to listen on.
     Bind,
+    /// Where users of a tunnel arrive: an address, a row of ports, or a Unix socket.
+    TunnelBind,
+    /// What a tunnel's connections go to: host and port, a row of ports, or a Unix socket.
+    TunnelSource,
+    /// A list of networks; a single one needs no brackets.
+    Networks,
     /// A public key, `cdk1_…`.
     Identity,
     /// A name of a tunnel.
@@ -209,6 +215,14 @@ impl Kind {
                 "HOST:PORT, or a list of 1 to 8 of them, with ports from 1 to 65535".to_owned()
             }
             Self::Bind => "ADDRESS:PORT, :PORT or PORT with a port from 0 to 65535".to_owned(),
+            Self::TunnelBind => "ADDRESS:PORT, :PORT or PORT with a port from 0 to 65535, a row of ports as in \
+                 0.0.0.0:27000-27015, or unix:/PATH"
+                .to_owned(),
+            Self::TunnelSource => {
+                "HOST:PORT with a port from 1 to 65535, a row of ports as in 10.0.0.9:27000-27015, or unix:/PATH"
+                    .to_owned()
+            }
+            Self::Networks => "a list of 1 to 64 addresses or networks, as in \"10.0.0.0/8\"".to_owned(),
             Self::Identity => "an identity: cdk1_ and 58 characters a-z, 2-7".to_owned(),
             Self::Name => "a name of 1 to 64 characters A-Z a-z 0-9 _ -".to_owned(),
             Self::Secret => "a secret of 1 to 1024 characters".to_owned(),

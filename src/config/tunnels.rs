@@ -1,8 +1,8 @@
 //! The tables `[[tunnels]]`: each checked by itself, then against the others.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -13,12 +13,15 @@ use super::schema::{Absent, FileKind, Key};
 use super::source::Source;
 use super::unknown::unknown_key;
 use super::value::Value;
-use crate::tunnel::{BindAddr, Direction, HostPort, Name, Protocol, TunnelSpec};
+use crate::tunnel::{
+    Bind, Direction, Name, Options, Protocol, Span, SpecError, TunnelSpec, parse_networks,
+};
 
 /// A tunnel of a file, with the lines that its values stand on.
 #[derive(Debug, Clone)]
 pub(super) struct Tunnel {
     pub(super) spec: TunnelSpec,
+    texts: HashMap<&'static str, String>,
     path: PathBuf,
     lines: HashMap<&'static str, usize>,
 }
@@ -52,7 +55,14 @@ pub(super) fn read_tunnels(
         }
     }
     problems.extend(conflicts(source, &drafts));
-    (drafts.iter().filter_map(|draft| draft.tunnel(source)).collect(), problems)
+    let mut tunnels = Vec::new();
+    for tunnel in drafts.iter().filter_map(|draft| draft.tunnel(source)) {
+        match tunnel {
+            Ok(tunnel) => tunnels.push(tunnel),
+            Err(problem) => problems.push(problem),
+        }
+    }
+    (tunnels, problems)
 }
 
 fn draft(source: &Source, start: usize, table: &DeTable<'_>, problems: &mut Vec<Problem>) -> Draft {
@@ -94,10 +104,7 @@ fn draft(source: &Source, start: usize, table: &DeTable<'_>, problems: &mut Vec<
 fn conflicts(source: &Source, drafts: &[Draft]) -> Vec<Problem> {
     let mut problems = Vec::new();
     let mut names: HashMap<Name, usize> = HashMap::new();
-    let mut binds: HashMap<SocketAddr, usize> = HashMap::new();
-    // The first bind of a port, of an address family: a wildcard excludes every one of them.
-    let mut ports: HashMap<(bool, u16), usize> = HashMap::new();
-    let mut wildcards: HashMap<(bool, u16), usize> = HashMap::new();
+    let mut taken = Taken::default();
     for draft in drafts {
         if let Some((name, at)) = draft.read::<Name>("name") {
             if let Some(first) = names.get(&name) {
@@ -111,73 +118,153 @@ fn conflicts(source: &Source, drafts: &[Draft]) -> Vec<Problem> {
                 names.insert(name, at);
             }
         }
-        let Some((bind, at)) = draft.read::<BindAddr>("bind") else { continue };
-        let addr = bind.socket_addr();
-        if addr.port() == 0 {
-            continue;
-        }
-        let family = (addr.is_ipv6(), addr.port());
-        let wildcard = addr.ip().is_unspecified();
-        let first = binds
-            .get(&addr)
-            .or_else(|| wildcards.get(&family))
-            .or_else(|| ports.get(&family).filter(|_| wildcard));
-        if let Some(first) = first {
-            let (line, _) = source.position(*first);
+        let Some((binds, at)) = draft.read::<Span<Bind>>("bind") else { continue };
+        if let Some(first) = taken.first_of(draft.side(), &binds) {
+            let (line, _) = source.position(first);
             let message =
-                format!("tunnels.bind: {bind} is taken by the tunnel in line {line} of this file");
+                format!("tunnels.bind: {binds} is taken by the tunnel in line {line} of this file");
             problems.push(Problem::new(source.place(at), message));
             continue;
         }
-        binds.insert(addr, at);
-        ports.entry(family).or_insert(at);
-        if wildcard {
-            wildcards.insert(family, at);
-        }
+        taken.take(draft.side(), &binds, at);
     }
     problems
 }
 
+/// Whose sockets a bind competes with: those of one end and one protocol.
+type Side = (Direction, Protocol);
+
+/// The binds of a file so far, with the places where they stand.
+#[derive(Default)]
+struct Taken {
+    binds: HashMap<(Side, Bind), usize>,
+    /// The first bind of a port, of an address family: a wildcard excludes every one of them.
+    ports: HashMap<(Side, bool, u16), usize>,
+    wildcards: HashMap<(Side, bool, u16), usize>,
+}
+
+impl Taken {
+    /// The tunnel that has one of these binds already.
+    fn first_of(&self, side: Side, binds: &Span<Bind>) -> Option<usize> {
+        binds.each().find_map(|bind| {
+            let same = |bind| self.binds.get(&(side, bind)).copied();
+            let Some(addr) = bind.socket_addr() else { return same(bind) };
+            if addr.port() == 0 {
+                return None;
+            }
+            let family = (side, addr.is_ipv6(), addr.port());
+            let any = || self.ports.get(&family).filter(|_| addr.ip().is_unspecified());
+            same(bind).or_else(|| self.wildcards.get(&family).or_else(any).copied())
+        })
+    }
+
+    fn take(&mut self, side: Side, binds: &Span<Bind>, at: usize) {
+        for bind in binds.each() {
+            if let Some(addr) = bind.socket_addr() {
+                if addr.port() == 0 {
+                    continue;
+                }
+                let family = (side, addr.is_ipv6(), addr.port());
+                self.ports.entry(family).or_insert(at);
+                if addr.ip().is_unspecified() {
+                    self.wildcards.insert(family, at);
+                }
+            }
+            self.binds.insert((side, bind), at);
+        }
+    }
+}
+
 impl Draft {
-    fn read<T: std::str::FromStr>(&self, key: &str) -> Option<(T, usize)> {
+    fn read<T: FromStr>(&self, key: &str) -> Option<(T, usize)> {
         let (text, at) = self.texts.get(key)?;
         Some((text.parse().ok()?, *at))
     }
 
-    /// The tunnel, when everything that it needs was legal. Protocol and direction have one legal value
-    /// each, which the schema has checked.
-    fn tunnel(&self, source: &Source) -> Option<Tunnel> {
-        let spec = TunnelSpec {
-            name: self.read::<Name>("name")?.0,
-            direction: Direction::Forward,
-            protocol: Protocol::Tcp,
-            bind: self.read::<BindAddr>("bind")?.0,
-            source: self.read::<HostPort>("source")?.0,
-        };
+    /// What was written, or the default of the schema.
+    fn word<T: FromStr>(&self, key: &str) -> Option<T> {
+        if let Some((text, _)) = self.texts.get(key) {
+            return text.parse().ok();
+        }
+        match FileKind::Client.key("tunnels", key)?.default {
+            Absent::Value(text) => text.parse().ok(),
+            _ => None,
+        }
+    }
+
+    fn side(&self) -> Side {
+        let direction = self.word("direction").unwrap_or(Direction::Forward);
+        (direction, self.word("protocol").unwrap_or(Protocol::Tcp))
+    }
+
+    fn options(&self) -> Option<Options> {
+        let networks = self.texts.get("trusted_proxies").map(|(text, _)| text.as_str());
+        let networks: Vec<_> = networks.unwrap_or_default().split(',').collect();
+        let flow_idle = self.word::<String>("flow_idle")?;
+        Some(Options {
+            group: self.word("group"),
+            flow_idle: humantime::parse_duration(&flow_idle).ok().filter(|idle| !idle.is_zero()),
+            max_flows: self.word("max_flows")?,
+            oversize: self.word("oversize")?,
+            proxy_protocol: self.word("proxy_protocol")?,
+            trusted_proxies: parse_networks(&networks).unwrap_or_default(),
+        })
+    }
+
+    /// The tunnel, when everything that it needs was legal.
+    fn spec(&self) -> Option<TunnelSpec> {
+        let (direction, protocol) = self.side();
+        Some(TunnelSpec {
+            name: self.word("name")?,
+            direction,
+            protocol,
+            bind: self.word("bind")?,
+            source: self.word("source")?,
+            options: self.options()?,
+        })
+    }
+
+    /// The tunnel with the lines of its values; a problem when the parts do not go together.
+    fn tunnel(&self, source: &Source) -> Option<Result<Tunnel, Problem>> {
+        let spec = self.spec()?;
+        if let Err(error) = spec.check() {
+            let key = match error {
+                SpecError::UnixUdp { end, .. } => end,
+                SpecError::Unequal { .. } => "bind",
+                SpecError::TextHeaderUdp => "proxy_protocol",
+            };
+            let at = self.texts.get(key).map_or(0, |(_, at)| *at);
+            return Some(Err(Problem::new(source.place(at), format!("tunnels.{key}: {error}"))));
+        }
         let lines = self.texts.iter().map(|(key, (_, at))| (*key, source.position(*at).0));
-        Some(Tunnel { spec, path: source.path().to_owned(), lines: lines.collect() })
+        let texts = self.texts.iter().map(|(key, (text, _))| (*key, text.clone()));
+        let path = source.path().to_owned();
+        Some(Ok(Tunnel { spec, texts: texts.collect(), path, lines: lines.collect() }))
     }
 }
 
 impl Tunnel {
     /// The lines of `config show`.
     pub(super) fn entries(&self) -> Vec<Entry> {
-        let spec = &self.spec;
         keys()
-            .map(|key| Entry {
-                key: format!("tunnels.{}.{}", spec.name, key.name),
-                value: Some(match key.name {
-                    "name" => spec.name.to_string(),
-                    "source" => spec.source.to_string(),
-                    "bind" => spec.bind.to_string(),
-                    "protocol" => spec.protocol.to_string(),
-                    _ => spec.direction.to_string(),
-                }),
-                meaning: None,
-                origin: match self.lines.get(key.name) {
+            .map(|key| {
+                let written = self.texts.get(key.name).cloned();
+                let (value, meaning) = match key.default {
+                    _ if written.is_some() => (written, None),
+                    Absent::Value(text) => (Some(text.to_owned()), None),
+                    Absent::Means { meaning, .. } => (None, Some(meaning)),
+                    Absent::Required { .. } => (None, None),
+                };
+                let origin = match self.lines.get(key.name) {
                     Some(line) => Origin::File { path: self.path.clone(), line: *line },
                     None => Origin::Default,
-                },
+                };
+                Entry {
+                    key: format!("tunnels.{}.{}", self.spec.name, key.name),
+                    value,
+                    meaning,
+                    origin,
+                }
             })
             .collect()
     }

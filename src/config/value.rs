@@ -10,7 +10,7 @@ use toml::de::{DeInteger, DeValue};
 use super::error::quoted;
 use super::schema::Kind;
 use super::units::{format_size, parse_size};
-use crate::tunnel::{BindAddr, Host, HostPort, Identity, Name};
+use crate::tunnel::{Bind, BindAddr, Host, HostPort, Identity, Name, Span, Target, parse_networks};
 
 /// A legal value of some [`Kind`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,7 +44,7 @@ impl Value {
                 .map(|part| decimal(part.trim()))
                 .collect::<Option<_>>()
                 .map(Self::Numbers),
-            Kind::Choices(_) | Kind::HostPorts => {
+            Kind::Choices(_) | Kind::HostPorts | Kind::Networks => {
                 Some(Self::Texts(text.split(',').map(|part| part.trim().to_owned()).collect()))
             }
             _ => return Self::from_string(kind, text),
@@ -66,11 +66,16 @@ impl Value {
             (Kind::Size { .. }, DeValue::Integer(number)) => {
                 unsigned(number).map(Self::Size).ok_or_else(wrong)?.checked(kind)
             }
+            (Kind::Duration { off: true, .. }, DeValue::Integer(number))
+                if unsigned(number) == Some(0) =>
+            {
+                Ok(Self::Duration(Duration::ZERO))
+            }
             (Kind::Duration { .. }, DeValue::Integer(number)) => {
                 let hint = format!("write a unit, as in \"{number}s\"");
                 Err(illegal(kind, &shown(value), Some(&hint)))
             }
-            (Kind::Bind, DeValue::Integer(number)) => {
+            (Kind::Bind | Kind::TunnelBind, DeValue::Integer(number)) => {
                 let text = unsigned(number).ok_or_else(wrong)?.to_string();
                 Self::from_string(kind, &text)
             }
@@ -81,20 +86,22 @@ impl Value {
                 });
                 numbers.collect::<Option<_>>().map(Self::Numbers).ok_or_else(wrong)?.checked(kind)
             }
-            (Kind::Choices(_) | Kind::HostPorts, DeValue::Array(items)) => {
+            (Kind::Choices(_) | Kind::HostPorts | Kind::Networks, DeValue::Array(items)) => {
                 let texts = items.iter().map(|item| item.get_ref().as_str().map(str::to_owned));
                 texts.collect::<Option<_>>().map(Self::Texts).ok_or_else(wrong)?.checked(kind)
             }
-            (Kind::HostPorts, DeValue::String(text)) => {
+            (Kind::HostPorts | Kind::Networks, DeValue::String(text)) => {
                 Self::Texts(vec![text.to_string()]).checked(kind)
             }
-            (Kind::HostPort, DeValue::Array(items)) => match items.iter().as_slice() {
-                [one] => match one.get_ref() {
-                    DeValue::String(text) => Self::from_string(kind, text),
-                    _ => Err(wrong()),
-                },
-                many => Err(format!("{} targets: this version takes exactly one", many.len())),
-            },
+            (Kind::HostPort | Kind::TunnelSource, DeValue::Array(items)) => {
+                match items.iter().as_slice() {
+                    [one] => match one.get_ref() {
+                        DeValue::String(text) => Self::from_string(kind, text),
+                        _ => Err(wrong()),
+                    },
+                    many => Err(format!("{} targets: this version takes exactly one", many.len())),
+                }
+            }
             (_, DeValue::String(text)) if !matches!(kind, Kind::Choices(_)) => {
                 Self::from_string(kind, text)
             }
@@ -109,7 +116,9 @@ impl Value {
         }
         let text_value = || Self::Text(text.to_owned());
         let read = match kind {
-            Kind::Duration { off: true, .. } if text == "off" => Ok(Self::Duration(Duration::ZERO)),
+            Kind::Duration { off: true, .. } if matches!(text, "off" | "0" | "0s") => {
+                Ok(Self::Duration(Duration::ZERO))
+            }
             Kind::Duration { .. } => why(humantime::parse_duration(text)).and_then(|duration| {
                 if duration.is_zero() { Err(None) } else { Ok(Self::Duration(duration)) }
             }),
@@ -117,6 +126,8 @@ impl Value {
             Kind::Host => why(text.parse::<Host>()).map(|_| text_value()),
             Kind::HostPort => why(text.parse::<HostPort>()).map(|_| text_value()),
             Kind::Bind => why(text.parse::<BindAddr>()).map(|_| text_value()),
+            Kind::TunnelBind => why(text.parse::<Span<Bind>>()).map(|_| text_value()),
+            Kind::TunnelSource => why(text.parse::<Span<Target>>()).map(|_| text_value()),
             Kind::Identity => why(text.parse::<Identity>()).map(|_| text_value()),
             Kind::Name => why(text.parse::<Name>()).map(|_| text_value()),
             Kind::Path if text.starts_with("~/") || text == "~" => {
@@ -163,6 +174,12 @@ impl Value {
                     }
                 }
                 (1..=8).contains(&texts.len())
+            }
+            (Kind::Networks, Self::Texts(texts)) => {
+                if let Err(error) = parse_networks(texts) {
+                    return Err(illegal(kind, &cut(&self.to_toml()), Some(&error)));
+                }
+                (1..=64).contains(&texts.len())
             }
             _ => true,
         };

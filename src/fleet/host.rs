@@ -15,7 +15,7 @@ use crate::client::{self, Running};
 use crate::registry::{Call, Claim, ControlListener, Record, Registry, Request, RpcError};
 use crate::task::Tasks;
 use crate::telemetry::{self, LogControl};
-use crate::tunnel::{BindAddr, TunnelState};
+use crate::tunnel::TunnelState;
 
 /// A tunnel whose name is claimed and whose log is open, but that is not up yet.
 #[derive(Debug)]
@@ -102,7 +102,7 @@ async fn bring_up(
     // Bound before anything is sent: a process that cannot be asked or stopped must not run.
     let control = claim.listen()?;
     let running = client::start(settings).await?;
-    let bind = BindAddr::from(running.local_addr());
+    let bind = running.bind();
     let recorded = claim.update(|record| {
         record.status = TunnelState::Ready;
         record.config.bind = Some(bind);
@@ -122,7 +122,8 @@ impl Host {
         Ready {
             id: self.record().tunnel_id.clone(),
             pid: std::process::id(),
-            bind: self.running.local_addr().into(),
+            direction: self.launch.spec.direction,
+            bind: self.running.bind(),
             source: self.launch.spec.source.clone(),
             ready_ms: u64::try_from(ready_in.as_millis()).unwrap_or(u64::MAX),
             carrier: self.running.carrier().to_owned(),

@@ -15,7 +15,7 @@ use crate::config::Logging;
 use crate::identity::{Keypair, Token};
 use crate::registry::{self, NewRecord, RecordConfig};
 use crate::telemetry::{LogFormat, LogOutput, LogSettings};
-use crate::tunnel::{BindAddr, HostPort, Identity, TunnelId, TunnelSpec};
+use crate::tunnel::{Bind, Direction, HostPort, Identity, Span, Target, TunnelId, TunnelSpec};
 
 /// What a tunnel process is started with. It travels through a pipe: nothing of it is in arguments or environment.
 #[derive(Clone, Serialize, Deserialize)]
@@ -83,10 +83,12 @@ pub struct Ready {
     pub id: TunnelId,
     /// Its process.
     pub pid: u32,
-    /// Where it listens, with the real port.
-    pub bind: BindAddr,
+    /// Which end listens.
+    pub direction: Direction,
+    /// Where users connect, with the real port.
+    pub bind: Span<Bind>,
     /// What is dialled.
-    pub source: HostPort,
+    pub source: Span<Target>,
     /// Milliseconds from the first packet until it was ready.
     pub ready_ms: u64,
     /// `quic`.
@@ -126,7 +128,7 @@ impl Launch {
             config: RecordConfig {
                 router: self.router.addresses.first().cloned(),
                 source: Some(self.spec.source.clone()),
-                bind: Some(self.spec.bind),
+                bind: Some(self.spec.bind.clone()),
                 protocol: Some(self.spec.protocol),
                 direction: Some(self.spec.direction),
             },
@@ -225,6 +227,7 @@ pub(super) mod tests {
                 protocol: crate::tunnel::Protocol::Tcp,
                 bind: "127.0.0.1:0".parse().expect("a bind"),
                 source: "10.2.0.2:8080".parse().expect("a source"),
+                options: crate::tunnel::Options::default(),
             },
             router: Pin {
                 addresses: vec!["127.0.0.1:9".parse().expect("an address")],

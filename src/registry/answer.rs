@@ -7,7 +7,8 @@ use uuid::Uuid;
 
 use super::record::Record;
 use crate::tunnel::{
-    BindAddr, Direction, HostPort, Identity, Name, Protocol, TunnelId, TunnelState,
+    Bind, BindAddr, Direction, HostPort, Identity, Name, Protocol, Span, Target, TunnelId,
+    TunnelState,
 };
 
 /// A tunnel: one element of `tunnels` in `conduit.list/1`.
@@ -24,9 +25,9 @@ pub struct TunnelStatus {
     /// The router that it goes to.
     pub router: Option<HostPort>,
     /// What gets dialled.
-    pub source: Option<HostPort>,
-    /// Where it listens, with the real port.
-    pub bind: Option<BindAddr>,
+    pub source: Option<Span<Target>>,
+    /// Where users connect, with the real port; of a reverse tunnel that is at the router.
+    pub bind: Option<Span<Bind>>,
     /// What is carried.
     pub protocol: Option<Protocol>,
     /// Which end listens.

@@ -151,7 +151,7 @@ impl Drop for Claim {
 }
 
 fn runs(record: &Record) -> String {
-    let on = record.config.bind.map(|bind| format!(", on {bind}")).unwrap_or_default();
+    let on = record.config.bind.as_ref().map(|bind| format!(", on {bind}")).unwrap_or_default();
     let Record { name, pid, kind, .. } = record;
     match kind {
         Kind::Tunnel => format!(

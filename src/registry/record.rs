@@ -10,7 +10,9 @@ use uuid::Uuid;
 
 use super::process::{self, Presence};
 use crate::files::{FileError, read_private};
-use crate::tunnel::{BindAddr, Direction, HostPort, Name, Protocol, TunnelId, TunnelState};
+use crate::tunnel::{
+    Bind, Direction, HostPort, Name, Protocol, Span, Target, TunnelId, TunnelState,
+};
 
 /// What a process is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,9 +30,9 @@ pub struct RecordConfig {
     /// The router that the tunnel goes to.
     pub router: Option<HostPort>,
     /// What gets dialled.
-    pub source: Option<HostPort>,
-    /// Where the process listens; the real port once it is bound.
-    pub bind: Option<BindAddr>,
+    pub source: Option<Span<Target>>,
+    /// Where users connect; the real port once it is bound. Of a reverse tunnel it is the router's.
+    pub bind: Option<Span<Bind>>,
     /// What is carried.
     pub protocol: Option<Protocol>,
     /// Which end listens.

@@ -6,6 +6,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use super::{Bind, Target};
+
 /// A host as it was written: an address, or a name that is resolved where it is dialled.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Host {
@@ -25,7 +27,8 @@ pub struct HostPort {
     pub port: u16,
 }
 
-/// Where to listen: `127.0.0.1:8080`, `[::1]:8080`, `:8080` and `8080` (loopback); port 0 takes a free one.
+/// Where to listen: `127.0.0.1:8080`, `[::1]:8080`, `:8080` and `8080` (loopback), `*:8080` and `[::]:8080` (every
+/// address of both families); port 0 takes a free one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct BindAddr(SocketAddr);
@@ -54,6 +57,15 @@ pub enum ParseAddrError {
     /// A bind that names a host instead of an address of this machine.
     #[error("{0:?} is not an IP address: a bind is ADDRESS:PORT, :PORT or PORT")]
     BindHost(String),
+    /// A row of ports that ends before it begins.
+    #[error("the ports {0:?} end before they begin")]
+    Backwards(String),
+    /// A row with more ports than one tunnel may have.
+    #[error("a tunnel has at most {max} ports, not {0}", max = super::span::MAX_SPAN)]
+    TooMany(usize),
+    /// The path of a Unix socket is none.
+    #[error(transparent)]
+    Unix(#[from] super::UnixPathError),
 }
 
 impl BindAddr {
@@ -140,6 +152,8 @@ impl FromStr for BindAddr {
             .ok_or_else(|| ParseAddrError::Port(port.to_owned(), 0))?;
         let addr = if host.is_empty() || host.eq_ignore_ascii_case("localhost") {
             IpAddr::V4(Ipv4Addr::LOCALHOST)
+        } else if host == "*" {
+            IpAddr::V6(Ipv6Addr::UNSPECIFIED)
         } else {
             host.parse().map_err(|_| ParseAddrError::BindHost(text.to_owned()))?
         };
@@ -209,7 +223,7 @@ macro_rules! text_conversions {
         }
     )*};
 }
-text_conversions!(HostPort, BindAddr);
+text_conversions!(HostPort, BindAddr, Bind, Target);
 
 #[cfg(test)]
 mod tests {
@@ -264,6 +278,7 @@ mod tests {
             ("localhost:1", "127.0.0.1:1"),
             ("0.0.0.0:80", "0.0.0.0:80"),
             ("[::]:80", "[::]:80"),
+            ("*:80", "[::]:80"),
         ] {
             assert_eq!(text.parse::<BindAddr>().expect(text).to_string(), addr, "{text}");
         }

@@ -4,13 +4,21 @@
 //! Implements the section "Words" of the protocol overview (`proto-spec/overview.md`).
 
 mod addr;
+mod end;
 mod identity;
 mod name;
+mod span;
 mod spec;
 mod state;
+mod unix;
 
 pub use addr::{BindAddr, Host, HostPort, ParseAddrError};
+pub use end::{Bind, Target};
 pub use identity::{Identity, ParseIdentityError};
 pub use name::{Name, NameError, TunnelId};
-pub use spec::{Direction, Protocol, TunnelSpec};
+pub use span::{Numbered, Span};
+pub use spec::{
+    Direction, Options, Oversize, Protocol, ProxyProtocol, SpecError, TunnelSpec, parse_networks,
+};
 pub use state::TunnelState;
+pub use unix::{UnixPath, UnixPathError};

@@ -21,7 +21,7 @@ use crate::router::{self, Advertised, Running};
 use crate::store::Store;
 use crate::task::Tasks;
 use crate::telemetry::{self, LogControl, LogFormat, LogOutput, LogSettings};
-use crate::tunnel::{BindAddr, HostPort, TunnelState};
+use crate::tunnel::{Bind, BindAddr, HostPort, TunnelState};
 
 /// Options of `router` itself.
 #[derive(Debug, clap::Args)]
@@ -155,7 +155,7 @@ impl Started {
         }
         claim.update(|record| {
             record.status = TunnelState::Ready;
-            record.config.bind = Some(bind);
+            record.config.bind = Some(Bind::Addr(bind).into());
         })?;
         let tasks = Tasks::new();
         serve_control(self.control, self.running.calls(), self.log, &tasks);
@@ -228,7 +228,8 @@ async fn announce(
 fn not_claimed(error: ClaimError) -> Failure {
     match error {
         ClaimError::Running { record } => {
-            let bind = record.config.bind.map(|bind| format!(", on {bind}")).unwrap_or_default();
+            let bind =
+                record.config.bind.as_ref().map(|bind| format!(", on {bind}")).unwrap_or_default();
             let message = format!("a router runs here already (pid {}{bind})", record.pid);
             Failure::new(Kind::Tunnel, "already_running", message).with_hint(
                 "`conduit kill --tunnel router` ends it; another CONDUIT_HOME holds another one",
@@ -245,7 +246,10 @@ fn record(config: &RouterConfig) -> Result<NewRecord, Failure> {
     Ok(NewRecord {
         kind: registry::Kind::Router,
         name,
-        config: RecordConfig { bind: Some(config.bind), ..RecordConfig::default() },
+        config: RecordConfig {
+            bind: Some(Bind::Addr(config.bind).into()),
+            ..RecordConfig::default()
+        },
         config_file: None,
         config_hash: None,
     })
