@@ -136,6 +136,7 @@ async fn declare(settings: &Settings, established: &mut Established) -> Result<(
         protocol: Protocol::Tcp.into(),
         bind: tunnel.bind.to_string(),
         sources: vec![tunnel.source.to_string()],
+        ..Declare::default()
     };
     let session = &established.session;
     let addr = session.connection().remote_addr();

@@ -145,7 +145,7 @@ fn is_about_one_connection(error: &io::Error) -> bool {
 }
 
 impl ListenError {
-    fn new(addr: SocketAddr, source: io::Error) -> Self {
+    pub(super) fn new(addr: SocketAddr, source: io::Error) -> Self {
         match source.kind() {
             io::ErrorKind::AddrInUse => Self::InUse { addr },
             io::ErrorKind::PermissionDenied if addr.port() < 1024 => Self::NotPermitted { addr },

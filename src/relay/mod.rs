@@ -1,15 +1,21 @@
 //! Moves bytes between two ends.
 //!
-//! [`pipe`] is the only copy loop in the product: half-close both ways, resets with their codes, back-pressure, no
-//! buffer held while idle. It neither dials nor listens. Implements `proto-spec/streams.md`, "A connection's life".
+//! [`pipe`] is the only copy loop for bytes: half-close both ways, resets with their codes, back-pressure, no buffer
+//! held while idle. [`Flows`] is the same for packets. It neither dials nor listens. Implements
+//! `proto-spec/streams.md`, "A connection's life", and `proto-spec/flows.md`.
 
 mod echo;
+mod flows;
 mod pipe;
 mod queue;
 mod socket;
 mod table;
 
 pub use echo::echo;
+pub use flows::{
+    ANSWERED_PATIENCE, Aging, FlowRules, FlowTable, Flows, Front, FrontSettings, Loss, Opening,
+    PATIENCE, Reassembly, Scope, Side, TableFull, Traffic, front,
+};
 pub use pipe::{Counters, EndedBy, Transferred, pipe};
 pub use socket::first_bytes;
 pub use table::{Entry, Live, Refused, Table, Totals};

@@ -9,7 +9,8 @@ use std::time::{Instant, SystemTime};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::Counters;
+use super::{Counters, Traffic};
+use crate::tunnel::Protocol;
 
 /// The connections of one process. A clone is another handle to the same table.
 #[derive(Clone, Debug, Default)]
@@ -24,8 +25,11 @@ struct Inner {
     received: AtomicU64,
     refused: Mutex<VecDeque<Refused>>,
     refusals: AtomicU64,
+    traffic: Traffic,
     /// All who wait are told when the last one leaves.
     emptied: Notify,
+    /// All who wait are told when one is to end.
+    killed: Notify,
 }
 
 /// A connection that runs.
@@ -33,6 +37,8 @@ struct Inner {
 pub struct Live {
     /// Counted from 1 in the order of their coming.
     pub number: u64,
+    /// What it carries.
+    pub protocol: Protocol,
     /// Who connected: a user's socket address, or a client's name.
     pub peer: String,
     /// When it came.
@@ -91,11 +97,21 @@ impl Table {
 
     /// The same for who is better known by a name.
     pub fn enter_named(&self, peer: String, stop: &CancellationToken) -> Entry {
+        self.enter_as(Protocol::Tcp, peer, stop)
+    }
+
+    /// Counts a UDP flow in. Nobody waits for its `stop`: who keeps flows listens to [`Table::killed`].
+    pub fn enter_flow(&self, peer: String, stop: &CancellationToken) -> Entry {
+        self.enter_as(Protocol::Udp, peer, stop)
+    }
+
+    fn enter_as(&self, protocol: Protocol, peer: String, stop: &CancellationToken) -> Entry {
         let number = self.0.opened.fetch_add(1, Ordering::Relaxed) + 1;
         let counters = Arc::new(Counters::default());
         let stop = stop.child_token();
         let live = Live {
             number,
+            protocol,
             peer,
             since: Instant::now(),
             counters: Arc::clone(&counters),
@@ -131,8 +147,22 @@ impl Table {
 
     /// Ends one; false when there is none of that number.
     pub fn kill(&self, number: u64) -> bool {
-        let live = lock(&self.0.live);
-        live.get(&number).map(|live| live.stop.cancel()).is_some()
+        let found = lock(&self.0.live).get(&number).map(|live| live.stop.clone());
+        if let Some(stop) = &found {
+            stop.cancel();
+            self.0.killed.notify_waiters();
+        }
+        found.is_some()
+    }
+
+    /// Waits until one is to end. Cancel-safe; what happened before is not told.
+    pub async fn killed(&self) {
+        self.0.killed.notified().await;
+    }
+
+    /// The packets of all flows.
+    pub fn traffic(&self) -> &Traffic {
+        &self.0.traffic
     }
 
     /// What they have come to.

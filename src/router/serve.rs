@@ -67,7 +67,7 @@ impl Client {
                 tracing::debug!(client = %self.name, reason = leave.message, "the client is about to leave");
                 Some(())
             }
-            Event::Declared(_) => {
+            Event::Declared(_) | Event::Replaced(_) | Event::FlowOpen(_) | Event::FlowClose(_) => {
                 self.session.close(Code::Protocol, "only a router answers declarations");
                 None
             }

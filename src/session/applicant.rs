@@ -1,5 +1,7 @@
 //! The router's side of the handshake: who knocks, what they can prove, and the answer.
 
+use std::convert::Infallible;
+
 use bytes::Bytes;
 use tokio::sync::mpsc;
 use uuid::Uuid;
@@ -52,8 +54,12 @@ pub async fn accept(
             .map_err(|_| HandshakeError::Protocol("the instance is no UUID".to_owned()))?;
         Ok((send, frames, hello, proof, instance))
     };
-    let read =
-        tokio::time::timeout(limit, read).await.unwrap_or(Err(HandshakeError::TimedOut(limit)));
+    let read = tokio::time::timeout(limit, read);
+    // Who is not admitted yet must not fill a buffer with datagrams.
+    let read = tokio::select! {
+        read = read => read.unwrap_or(Err(HandshakeError::TimedOut(limit))),
+        never = discard_datagrams(&connection) => match never {},
+    };
     match read {
         Ok((send, frames, hello, proof, instance)) => {
             let settings = settings.clone();
@@ -68,6 +74,15 @@ pub async fn accept(
             };
             connection.close(code.number(), &reason);
             Err(error)
+        }
+    }
+}
+
+/// Takes datagrams and forgets them.
+async fn discard_datagrams(connection: &Connection) -> Infallible {
+    loop {
+        if connection.datagram().await.is_err() {
+            std::future::pending::<()>().await;
         }
     }
 }

@@ -80,6 +80,9 @@ pub(super) async fn read(
             Some(control::Message::Declared(declared)) => Event::Declared(declared),
             Some(control::Message::Withdraw(withdraw)) => Event::Withdraw(withdraw),
             Some(control::Message::GoAway(leave)) => Event::GoAway(leave),
+            Some(control::Message::Replaced(replaced)) => Event::Replaced(replaced),
+            Some(control::Message::FlowOpen(open)) => Event::FlowOpen(open),
+            Some(control::Message::FlowClose(close)) => Event::FlowClose(close),
             Some(
                 control::Message::Hello(_)
                 | control::Message::Authenticate(_)

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::frames::{FrameReader, ReceiveFrameError};
 use super::ledger::Ledger;
-use super::{Ended, Event, Inner, Session, Settings, StreamCredit, Terms, control};
+use super::{Ended, Event, Inner, Session, Settings, StreamCredit, Terms, control, datagrams};
 use crate::identity::{
     Keypair, RandomError, Ticket, Token, random_bytes, ticket_proof_message, token_proof,
 };
@@ -192,6 +192,7 @@ pub(super) fn begin(
         terms,
         next_token: AtomicU64::new(u64::from_ne_bytes(random_bytes()?)),
         credit: StreamCredit::new(settings.max_streams),
+        datagrams: datagrams::Limits::default(),
     }));
     Ok((session, received))
 }

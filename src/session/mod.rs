@@ -6,6 +6,7 @@
 
 mod applicant;
 mod control;
+mod datagrams;
 mod frames;
 mod handshake;
 mod incoming;
@@ -22,6 +23,7 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 pub use applicant::{Admission, Applicant, REFUSAL, REVOKED, TicketProof, TokenProof, accept};
+pub use datagrams::{DatagramRoom, SendDatagramError};
 pub use frames::ReceiveFrameError;
 pub use handshake::{HandshakeError, Introduction, initiate};
 use incoming::Seat;
@@ -32,7 +34,8 @@ pub use sender::{InFlight, SendError, Sender};
 use crate::transport::{Connection, PathStats};
 use crate::tunnel::Identity;
 use crate::wire::{
-    Code, Control, Declare, Declared, GoAway, StreamHeader, Withdraw, control::Message,
+    Code, Control, Declare, Declared, FlowClose, FlowOpen, GoAway, Replaced, StreamHeader,
+    Withdraw, control::Message,
 };
 use ledger::Ledger;
 
@@ -49,6 +52,7 @@ struct Inner {
     terms: Terms,
     next_token: AtomicU64,
     credit: StreamCredit,
+    datagrams: datagrams::Limits,
 }
 
 impl Drop for Inner {
@@ -112,6 +116,12 @@ pub enum Event {
     Withdraw(Withdraw),
     /// The peer is about to leave.
     GoAway(GoAway),
+    /// Another process of this client has taken a tunnel over.
+    Replaced(Replaced),
+    /// A flow begins.
+    FlowOpen(FlowOpen),
+    /// A flow is over.
+    FlowClose(FlowClose),
 }
 
 impl Session {
@@ -173,14 +183,18 @@ impl Session {
 
     /// Says something on the control stream; waits while the peer does not read. Cancel-safe.
     pub async fn say(&self, event: Event) -> Result<(), OpenError> {
-        let message = match event {
-            Event::Declare(declare) => Message::Declare(declare),
-            Event::Declared(declared) => Message::Declared(declared),
-            Event::Withdraw(withdraw) => Message::Withdraw(withdraw),
-            Event::GoAway(leave) => Message::GoAway(leave),
-        };
-        let sent = self.0.outbox.send(Control { message: Some(message) }).await;
+        let sent = self.0.outbox.send(event.into()).await;
         sent.map_err(|_| OpenError::Lost { reason: "the control stream is closed".to_owned() })
+    }
+
+    /// The same without waiting; false when the peer does not read fast enough, or the session is gone.
+    pub fn say_now(&self, event: Event) -> bool {
+        self.0.outbox.try_send(event.into()).is_ok()
+    }
+
+    /// Lets the peer open streams; a client's session takes none before.
+    pub fn welcome_streams(&self) {
+        self.0.connection.allow_streams(self.0.credit.first());
     }
 
     /// Ends the session. Streams that are open are lost.
@@ -197,6 +211,21 @@ impl Session {
     /// Streams of the peer that are open.
     pub fn incoming_streams(&self) -> u32 {
         self.0.credit.open.load(Ordering::Relaxed)
+    }
+}
+
+impl From<Event> for Control {
+    fn from(event: Event) -> Self {
+        let message = match event {
+            Event::Declare(declare) => Message::Declare(declare),
+            Event::Declared(declared) => Message::Declared(declared),
+            Event::Withdraw(withdraw) => Message::Withdraw(withdraw),
+            Event::GoAway(leave) => Message::GoAway(leave),
+            Event::Replaced(replaced) => Message::Replaced(replaced),
+            Event::FlowOpen(open) => Message::FlowOpen(open),
+            Event::FlowClose(close) => Message::FlowClose(close),
+        };
+        Self { message: Some(message) }
     }
 }
 

@@ -1,14 +1,18 @@
 //! One encrypted connection whose peer has shown an identity.
 
+use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::{Arc, OnceLock};
+use std::task::Poll;
 use std::time::Duration;
 
-use quinn::{ConnectionError, RecvStream, SendStream, VarInt};
+use bytes::Bytes;
+use quinn::{ConnectionError, RecvStream, SendDatagramError, SendStream, VarInt};
 use rustls::pki_types::CertificateDer;
 
 use super::Negotiated;
-use super::settings::CONNECTION_WINDOW;
+use super::settings::{CONNECTION_WINDOW, DATAGRAM_QUEUE};
 use super::tls::identity_of;
 use crate::tunnel::Identity;
 
@@ -80,6 +84,55 @@ impl Connection {
         out
     }
 
+    /// Queues a datagram; full, the queue drops its oldest. [FLW-4]
+    pub fn send_datagram(&self, datagram: Bytes) -> Result<(), SendDatagramError> {
+        self.inner.send_datagram(datagram)
+    }
+
+    /// The next datagram. Cancel-safe.
+    pub async fn datagram(&self) -> Result<Bytes, ConnectionError> {
+        self.inner.read_datagram().await
+    }
+
+    /// Appends the datagrams that are there, at most `most`; waits for the first. Cancel-safe.
+    pub async fn datagrams(
+        &self,
+        most: usize,
+        into: &mut Vec<Bytes>,
+    ) -> Result<(), ConnectionError> {
+        into.push(self.inner.read_datagram().await?);
+        while into.len() < most {
+            let mut next = pin!(self.inner.read_datagram());
+            match poll_fn(|cx| Poll::Ready(next.as_mut().poll(cx))).await {
+                Poll::Ready(Ok(datagram)) => into.push(datagram),
+                // An end shows at the next call.
+                Poll::Ready(Err(_)) | Poll::Pending => break,
+            }
+        }
+        Ok(())
+    }
+
+    /// Bytes of the largest datagram right now; `None` when the peer takes none.
+    pub fn datagram_limit(&self) -> Option<usize> {
+        self.inner.max_datagram_size()
+    }
+
+    /// Bytes of datagrams, each counted with [`DATAGRAM_OVERHEAD`], that may still be queued.
+    pub fn datagram_room(&self) -> usize {
+        self.inner.datagram_send_buffer_space()
+    }
+
+    /// The same while none is queued.
+    pub fn datagram_room_most(&self) -> usize {
+        DATAGRAM_QUEUE - DATAGRAM_OVERHEAD
+    }
+
+    /// DATAGRAM frames sent and received.
+    pub fn datagram_frames(&self) -> (u64, u64) {
+        let stats = self.inner.stats();
+        (stats.frame_tx.datagram, stats.frame_rx.datagram)
+    }
+
     /// How many streams the peer may have open at one time.
     pub fn allow_streams(&self, count: u32) {
         self.inner.set_max_concurrent_bi_streams(VarInt::from_u32(count));
@@ -136,5 +189,7 @@ impl Connection {
     }
 }
 
+/// What quinn counts for a queued datagram besides its bytes.
+pub const DATAGRAM_OVERHEAD: usize = size_of::<Bytes>();
 /// Identical on every carrier, so that a proof made for one connection is worthless on any other.
 const EXPORTER_LABEL: &[u8] = b"EXPORTER-conduit-auth-1";

@@ -10,12 +10,14 @@ mod secrets;
 mod settings;
 mod tls;
 
-pub use connection::{Connection, PathStats};
+pub use connection::{Connection, DATAGRAM_OVERHEAD, PathStats};
 pub use endpoint::{Arrival, ClientEndpoint, ConnectError, EndpointError, RouterEndpoint};
 pub use negotiated::Negotiated;
 #[doc(hidden)]
 pub use negotiated::is_server_hello;
 pub use secrets::Secrets;
-pub use settings::{CipherSuite, Congestion, PostQuantum, Settings};
+pub use settings::{CipherSuite, Congestion, DATAGRAM_QUEUE, PostQuantum, Settings};
 
-pub use quinn::{ConnectionError, ReadError, RecvStream, SendStream, VarInt, WriteError};
+pub use quinn::{
+    ConnectionError, ReadError, RecvStream, SendDatagramError, SendStream, VarInt, WriteError,
+};

@@ -98,7 +98,8 @@ impl Settings {
                 VarInt::from_u32(0)
             })
             .max_concurrent_uni_streams(VarInt::from_u32(0))
-            .datagram_receive_buffer_size(None)
+            .datagram_receive_buffer_size(Some(DATAGRAM_BUFFER))
+            .datagram_send_buffer_size(DATAGRAM_QUEUE)
             .allow_spin(false);
         let mtu = self.tune_packets(&mut config, loopback);
         config.congestion_controller_factory(self.controller(mtu));
@@ -147,6 +148,10 @@ const INITIAL_RTT: Duration = Duration::from_millis(100);
 pub(super) const STREAM_WINDOW: VarInt = VarInt::from_u32(8 << 20);
 /// Bytes of all streams together that may lie behind holes: the tunnel reads everything else at once.
 pub(super) const CONNECTION_WINDOW: VarInt = VarInt::from_u32(32 << 20);
+/// Datagrams that have come and that nobody has taken yet; the oldest make way.
+const DATAGRAM_BUFFER: usize = 2 << 20;
+/// Datagrams that wait for the path, at most.
+pub const DATAGRAM_QUEUE: usize = 1 << 20;
 /// For who is not admitted yet: a Hello and an Authenticate fit many times.
 pub(super) const UNAUTHENTICATED_WINDOW: VarInt = VarInt::from_u32(64 << 10);
 /// Above 4 MB, bursts on loopback overrun the socket buffers and are lost.

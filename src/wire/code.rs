@@ -90,6 +90,8 @@ codes! {
     Refused = 0x20, Peer, "the router does not admit this key";
     /// The ticket is good but spent or expired; only for who proves its secret.
     TicketSpent = 0x21, Peer, "the ticket is used up or expired";
+    /// Another process of the same client took the tunnel over.
+    Replaced = 0x30, Nobody, "another process of this client took the tunnel over";
     /// The policy does not allow the target.
     Denied = 0x40, Peer, "denied by policy";
     /// The target's name does not resolve.
@@ -108,6 +110,14 @@ codes! {
     Abandoned = 0x51, Target, "the half-closed connection stayed silent";
     /// An operator ended the connection.
     Killed = 0x52, Nobody, "ended by an operator";
+    /// The flow was silent for too long.
+    Idle = 0x60, Nobody, "the flow was silent for too long";
+    /// The flow gave way to a newer one.
+    Evicted = 0x61, Nobody, "the flow gave way to a newer one";
+    /// Somebody else has the port.
+    Taken = 0x70, Peer, "the port is taken";
+    /// The router cannot listen there.
+    Unavailable = 0x71, Local, "the router cannot listen there";
 }
 
 impl fmt::Display for Code {

@@ -2,7 +2,7 @@
 /// One frame of the control stream.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Control {
-    #[prost(oneof = "control::Message", tags = "1, 2, 3, 5, 6, 7, 8, 9")]
+    #[prost(oneof = "control::Message", tags = "1, 2, 3, 5, 6, 7, 8, 9, 10, 11, 12")]
     pub message: ::core::option::Option<control::Message>,
 }
 /// Nested message and enum types in `Control`.
@@ -33,6 +33,15 @@ pub mod control {
         /// The sender is about to leave.
         #[prost(message, tag = "9")]
         GoAway(super::GoAway),
+        /// Another process took a tunnel over.
+        #[prost(message, tag = "10")]
+        Replaced(super::Replaced),
+        /// A flow begins.
+        #[prost(message, tag = "11")]
+        FlowOpen(super::FlowOpen),
+        /// A flow is over, or was never served.
+        #[prost(message, tag = "12")]
+        FlowClose(super::FlowClose),
     }
 }
 /// Who is speaking, and in which version.
@@ -145,12 +154,30 @@ pub struct Declare {
     /// What is carried.
     #[prost(enumeration = "Protocol", tag = "6")]
     pub protocol: i32,
-    /// Where users connect; informational for forward tunnels.
+    /// Where users connect: `ADDR:PORT` or `unix:/PATH`; informational for forward tunnels.
     #[prost(string, tag = "7")]
     pub bind: ::prost::alloc::string::String,
-    /// What gets dialled, as `HOST:PORT`; exactly one in this version.
+    /// What the router dials, as `HOST:PORT` or `unix:/PATH`: exactly one for a forward tunnel, none for a reverse one.
     #[prost(string, repeated, tag = "8")]
     pub sources: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Tunnels of one name and group serve side by side.
+    #[prost(string, tag = "9")]
+    pub group: ::prost::alloc::string::String,
+    /// What the source of a forward tunnel is told of a visitor.
+    #[prost(enumeration = "ProxyProtocol", tag = "10")]
+    pub proxy_protocol: i32,
+    /// Milliseconds of silence after which a flow is over; 0: never.
+    #[prost(uint64, tag = "11")]
+    pub flow_idle_ms: u64,
+    /// Flows at one time, at most; 0: as many as the reader allows.
+    #[prost(uint32, tag = "12")]
+    pub max_flows: u32,
+    /// What becomes of packets that are larger than a datagram.
+    #[prost(enumeration = "Oversize", tag = "13")]
+    pub oversize: i32,
+    /// Networks of front ends whose PROXY header a reverse tunnel's bind believes.
+    #[prost(string, repeated, tag = "14")]
+    pub trusted_proxies: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// The answer to Declare.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -202,6 +229,51 @@ pub struct GoAway {
     #[prost(bool, tag = "4")]
     pub reconnect_now: bool,
 }
+/// Another process of the same identity has declared the tunnel: the receiver serves it no longer.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Replaced {
+    /// The receiver's number for it.
+    #[prost(uint32, tag = "1")]
+    pub tunnel: u32,
+    /// Who has it now, for people: the name and address of the client.
+    #[prost(string, tag = "2")]
+    pub by: ::prost::alloc::string::String,
+    /// When, RFC 3339.
+    #[prost(string, tag = "3")]
+    pub since: ::prost::alloc::string::String,
+}
+/// A flow begins: packets of one sender follow in datagrams with this number, which may overtake this message.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FlowOpen {
+    /// Even from the client, odd from the router; never used twice in a session, below 2^62.
+    #[prost(uint64, tag = "1")]
+    pub flow: u64,
+    /// The tunnel's number.
+    #[prost(uint32, tag = "2")]
+    pub tunnel: u32,
+    /// Who sends, `ADDR:PORT`.
+    #[prost(string, tag = "3")]
+    pub visitor: ::prost::alloc::string::String,
+    /// Where they send to, `ADDR:PORT`.
+    #[prost(string, tag = "4")]
+    pub visited: ::prost::alloc::string::String,
+    /// The first packet; left out when it is too large for the message.
+    #[prost(bytes = "bytes", optional, tag = "5")]
+    pub payload: ::core::option::Option<::prost::bytes::Bytes>,
+}
+/// A flow is over for both ends; it is not answered.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FlowClose {
+    /// The flow's number.
+    #[prost(uint64, tag = "1")]
+    pub flow: u64,
+    /// Why, a code of error-codes.md.
+    #[prost(uint32, tag = "2")]
+    pub code: u32,
+    /// For people.
+    #[prost(string, tag = "3")]
+    pub message: ::prost::alloc::string::String,
+}
 /// First frame of every stream but the control stream; the payload follows at once.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct StreamHeader {
@@ -223,9 +295,15 @@ pub struct StreamHeader {
     /// `HOST:PORT`; empty: the tunnel's declared source.
     #[prost(string, tag = "6")]
     pub target: ::prost::alloc::string::String,
-    /// The visitor's address, for reverse tunnels.
+    /// The visitor's address: of a reverse tunnel, and of a forward one whose source is to hear of it.
     #[prost(string, tag = "7")]
     pub visitor: ::prost::alloc::string::String,
+    /// Where the visitor connected to.
+    #[prost(string, tag = "8")]
+    pub visited: ::prost::alloc::string::String,
+    /// The flow whose large packets the stream carries, for class FLOW.
+    #[prost(uint64, tag = "9")]
+    pub flow: u64,
 }
 /// First frame of the answering direction; the payload follows at once.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -291,6 +369,72 @@ impl Protocol {
         match value {
             "PROTOCOL_TCP" => Some(Self::Tcp),
             "PROTOCOL_UDP" => Some(Self::Udp),
+            _ => None,
+        }
+    }
+}
+/// What the source is told of a visitor before the first byte.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum ProxyProtocol {
+    /// Nothing.
+    Off = 0,
+    /// A line of text.
+    V1 = 1,
+    /// A binary header.
+    V2 = 2,
+}
+impl ProxyProtocol {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Off => "PROXY_PROTOCOL_OFF",
+            Self::V1 => "PROXY_PROTOCOL_V1",
+            Self::V2 => "PROXY_PROTOCOL_V2",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "PROXY_PROTOCOL_OFF" => Some(Self::Off),
+            "PROXY_PROTOCOL_V1" => Some(Self::V1),
+            "PROXY_PROTOCOL_V2" => Some(Self::V2),
+            _ => None,
+        }
+    }
+}
+/// What becomes of a packet that is larger than a datagram.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum Oversize {
+    /// It travels in pieces.
+    Fragment = 0,
+    /// It travels on a stream of class FLOW.
+    Stream = 1,
+    /// It is dropped.
+    Drop = 2,
+}
+impl Oversize {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Fragment => "OVERSIZE_FRAGMENT",
+            Self::Stream => "OVERSIZE_STREAM",
+            Self::Drop => "OVERSIZE_DROP",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "OVERSIZE_FRAGMENT" => Some(Self::Fragment),
+            "OVERSIZE_STREAM" => Some(Self::Stream),
+            "OVERSIZE_DROP" => Some(Self::Drop),
             _ => None,
         }
     }

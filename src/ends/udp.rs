@@ -1,0 +1,368 @@
+//! UDP sockets that receive in batches and send in trains.
+
+use std::cell::RefCell;
+use std::io::{self, IoSliceMut};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use quinn_udp::{BATCH_SIZE, RecvMeta, Transmit, UdpSockRef, UdpSocketState};
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::io::Interest;
+use tokio::net::UdpSocket;
+
+use super::{ListenError, icmp};
+use crate::tunnel::BindAddr;
+
+thread_local! {
+    /// Where packets land. One per thread: a receive borrows it for as long as it runs, and none runs across a wait.
+    /// Of 2 MiB only what packets touch is ever resident.
+    static LANDING: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A UDP socket: bound for everybody, or connected to one peer.
+#[derive(Debug)]
+pub struct UdpPort {
+    socket: UdpSocket,
+    state: UdpSocketState,
+    local: SocketAddr,
+    peer: Option<SocketAddr>,
+}
+
+/// Packets of one sender that came together.
+#[derive(Debug)]
+pub struct Arrived<'a> {
+    /// Who sent them, as the socket knows it.
+    pub from: SocketAddr,
+    /// The local address that they were sent to, where the system tells.
+    pub to: Option<IpAddr>,
+    bytes: &'a [u8],
+    stride: usize,
+}
+
+/// Where a packet goes, and the local address that it comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Way {
+    /// The receiver.
+    pub to: SocketAddr,
+    /// The address that the receiver sent to: it expects answers from there.
+    pub from: Option<IpAddr>,
+}
+
+impl<'a> Arrived<'a> {
+    /// Each packet; there is at least one, which may be empty.
+    pub fn packets(&self) -> impl Iterator<Item = &'a [u8]> + use<'a> {
+        let bytes = self.bytes;
+        let one = bytes.is_empty().then_some(bytes);
+        one.into_iter().chain(bytes.chunks(self.stride.max(1)))
+    }
+}
+
+impl UdpPort {
+    /// Binds a socket for everybody. `[::]` takes IPv4 too. Has to be called within a tokio runtime.
+    pub fn bind(addr: BindAddr) -> Result<Self, ListenError> {
+        let addr = addr.socket_addr();
+        let open = || {
+            let socket = Self::socket(addr)?;
+            if addr.is_ipv6() {
+                // The default differs between systems.
+                socket.set_only_v6(addr.ip() != Ipv6Addr::UNSPECIFIED)?;
+            }
+            socket.bind(&addr.into())?;
+            // Every flow comes through here.
+            let _ = socket.set_recv_buffer_size(SHARED_BUFFER);
+            let _ = socket.set_send_buffer_size(SHARED_BUFFER);
+            Self::new(socket, None)
+        };
+        open().map_err(|source: io::Error| ListenError::new(addr, source))
+    }
+
+    /// A socket of its own for packets to and from `peer`. Fails at once when there is no route.
+    pub fn connect(peer: SocketAddr) -> io::Result<Self> {
+        let socket = Self::socket(peer)?;
+        socket.connect(&peer.into())?;
+        Self::new(socket, Some(peer))
+    }
+
+    fn socket(addr: SocketAddr) -> io::Result<Socket> {
+        let socket = Socket::new(Domain::for_address(addr), Type::DGRAM, Some(Protocol::UDP))?;
+        socket.set_nonblocking(true)?;
+        Ok(socket)
+    }
+
+    fn new(socket: Socket, peer: Option<SocketAddr>) -> io::Result<Self> {
+        let state = UdpSocketState::new(UdpSockRef::from(&socket))?;
+        allow_fragments(&socket)?;
+        let socket = UdpSocket::from_std(socket.into())?;
+        let local = socket.local_addr()?;
+        Ok(Self { socket, state, local, peer })
+    }
+
+    /// The address with the real port.
+    pub const fn local_addr(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// Waits for packets and hands over what has come, one sender's packets at a time. An error of a connected socket
+    /// is about an earlier packet: its peer does not listen, say. Cancel-safe.
+    pub async fn receive(&self, mut each: impl FnMut(Arrived<'_>)) -> io::Result<()> {
+        loop {
+            self.socket.readable().await?;
+            let received = self.socket.try_io(Interest::READABLE, || self.receive_now(&mut each));
+            match received {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                received => return received,
+            }
+        }
+    }
+
+    fn receive_now(&self, each: &mut impl FnMut(Arrived<'_>)) -> io::Result<()> {
+        LANDING.with_borrow_mut(|landing| {
+            landing.resize(BATCH_SIZE * SLOT, 0);
+            let mut meta = [RecvMeta::default(); BATCH_SIZE];
+            let count = {
+                let mut slots = landing.chunks_mut(SLOT);
+                let mut buffers: [IoSliceMut<'_>; BATCH_SIZE] =
+                    std::array::from_fn(|_| IoSliceMut::new(slots.next().unwrap_or_default()));
+                self.state.recv(UdpSockRef::from(&self.socket), &mut buffers, &mut meta)?
+            };
+            for (meta, slot) in meta[..count].iter().zip(landing.chunks(SLOT)) {
+                let bytes = &slot[..meta.len.min(SLOT)];
+                each(Arrived { from: meta.addr, to: meta.dst_ip, bytes, stride: meta.stride });
+            }
+            Ok(())
+        })
+    }
+
+    /// Sends packets of `size` bytes each, the last one maybe shorter, that lie behind each other in `bytes`: in one
+    /// call where the system can. A connected socket needs no way. Never waits: `WouldBlock` says that the socket is
+    /// full, and then some of them may have left.
+    pub fn send(&self, way: Option<Way>, bytes: &[u8], size: usize) -> io::Result<()> {
+        let Some(way) = way.or(self.peer.map(|to| Way { to, from: None })) else {
+            return Err(io::ErrorKind::NotConnected.into());
+        };
+        if bytes.len() <= size {
+            return self.send_one(way, bytes);
+        }
+        if self.train_length(size) > 1 {
+            let sent = self.transmit(way, bytes, Some(size));
+            match sent.as_ref().map_err(io::Error::raw_os_error) {
+                // No offload on this way: EIO and EINVAL, the same numbers on every Unix.
+                Err(Some(5 | 22)) => {}
+                _ => return sent,
+            }
+        }
+        bytes.chunks(size.max(1)).try_for_each(|packet| self.send_one(way, packet))
+    }
+
+    /// How many packets of `size` bytes leave in one call.
+    pub fn train_length(&self, size: usize) -> usize {
+        if size == 0 || size > LARGEST_SEGMENT {
+            return 1;
+        }
+        self.state.max_gso_segments().min(LARGEST_TRAIN / size)
+    }
+
+    fn send_one(&self, way: Way, packet: &[u8]) -> io::Result<()> {
+        // A connected socket that names its peer again is refused on some systems.
+        if self.peer.is_some() && cfg!(not(target_os = "linux")) {
+            return self.socket.try_send(packet).map(drop);
+        }
+        self.transmit(way, packet, None)
+    }
+
+    fn transmit(&self, way: Way, contents: &[u8], segment_size: Option<usize>) -> io::Result<()> {
+        let transmit =
+            Transmit { destination: way.to, ecn: None, contents, segment_size, src_ip: way.from };
+        let socket = UdpSockRef::from(&self.socket);
+        self.socket.try_io(Interest::WRITABLE, || self.state.try_send(socket, &transmit))
+    }
+
+    /// Tells a user that what it sent to goes nowhere, where this process may: see [`icmp`].
+    pub fn tell_unreachable(&self, way: Way) {
+        let (user, local) = (canonical(way.to), visited(self.local, way.from));
+        if let Err(error) = icmp::port_unreachable(user, local) {
+            tracing::debug!(%user, %error, "the user cannot be told that nobody listens");
+        }
+    }
+
+    /// Packets that the system dropped because nobody took them out in time; 0 where it does not tell.
+    pub fn overflowed(&self) -> u64 {
+        overflowed(&self.socket)
+    }
+}
+
+/// QUIC's sockets send nothing that would have to be cut to pieces; a user's packet may.
+#[cfg(target_os = "linux")]
+fn allow_fragments(socket: &Socket) -> io::Result<()> {
+    use rustix::net::sockopt;
+    let is_ipv6 = socket.domain()? == Domain::IPV6;
+    sockopt::set_ip_mtu_discover(socket, sockopt::Ipv4PathMtuDiscovery::WANT)?;
+    if is_ipv6 {
+        sockopt::set_ipv6_mtu_discover(socket, sockopt::Ipv6PathMtuDiscovery::WANT)?;
+        option::switch_off(socket, libc::IPPROTO_IPV6, libc::IPV6_DONTFRAG)?;
+    }
+    Ok(())
+}
+
+#[cfg(not(target_os = "linux"))]
+fn allow_fragments(_: &Socket) -> io::Result<()> {
+    Ok(())
+}
+
+#[cfg(target_os = "linux")]
+fn overflowed(socket: &UdpSocket) -> u64 {
+    option::memory(socket).map_or(0, |memory| memory[option::DROPS].into())
+}
+
+#[cfg(not(target_os = "linux"))]
+fn overflowed(_: &UdpSocket) -> u64 {
+    0
+}
+
+/// Socket options that no library here knows.
+#[cfg(target_os = "linux")]
+#[allow(unsafe_code)]
+mod option {
+    use std::io;
+    use std::os::fd::AsRawFd;
+
+    /// Sets an integer option to 0.
+    pub(super) fn switch_off(
+        socket: &impl AsRawFd,
+        level: libc::c_int,
+        name: libc::c_int,
+    ) -> io::Result<()> {
+        let off: libc::c_int = 0;
+        let length = size_of_val(&off) as libc::socklen_t;
+        // SAFETY: the descriptor is open while it is borrowed, and the kernel reads `length` bytes of `off`.
+        let result = unsafe {
+            libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const off).cast(), length)
+        };
+        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+
+    /// `SO_MEMINFO` (Linux, `sock_diag.h`).
+    pub(super) fn memory(socket: &impl AsRawFd) -> io::Result<[u32; 9]> {
+        let mut memory = [0u32; 9];
+        let mut length = size_of_val(&memory) as libc::socklen_t;
+        // SAFETY: the descriptor is open while it is borrowed, and the kernel writes at most `length` bytes.
+        let result = unsafe {
+            libc::getsockopt(
+                socket.as_raw_fd(),
+                libc::SOL_SOCKET,
+                SO_MEMINFO,
+                (&raw mut memory).cast(),
+                &raw mut length,
+            )
+        };
+        if result == 0 { Ok(memory) } else { Err(io::Error::last_os_error()) }
+    }
+
+    const SO_MEMINFO: libc::c_int = 55;
+    /// `SK_MEMINFO_DROPS`.
+    pub(super) const DROPS: usize = 8;
+}
+
+/// An address of a dual-stack socket as everybody else writes it.
+pub fn canonical(addr: SocketAddr) -> SocketAddr {
+    SocketAddr::new(addr.ip().to_canonical(), addr.port())
+}
+
+/// A local address that a peer can be told, where the socket is bound to all of them.
+pub fn visited(local: SocketAddr, to: Option<IpAddr>) -> SocketAddr {
+    let ip = match to {
+        Some(ip) => ip.to_canonical(),
+        None if local.ip().is_unspecified() => Ipv4Addr::UNSPECIFIED.into(),
+        None => local.ip(),
+    };
+    SocketAddr::new(ip, local.port())
+}
+
+/// One packet, however large, or a train that the system has put together.
+const SLOT: usize = 64 << 10;
+/// Every system cuts a train only into packets that need no cutting on the way: Ethernet's 1,500 less the headers.
+const LARGEST_SEGMENT: usize = 1_452;
+/// What one send can carry.
+const LARGEST_TRAIN: usize = 65_000;
+/// A tenth of a second at a gigabit; systems grant what their limits allow.
+const SHARED_BUFFER: usize = 4 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn received(port: &UdpPort, count: usize) -> Vec<(SocketAddr, Vec<u8>)> {
+        let mut packets = Vec::new();
+        while packets.len() < count {
+            let more = port.receive(|arrived| {
+                packets.extend(arrived.packets().map(|packet| (arrived.from, packet.to_vec())));
+            });
+            let limit = std::time::Duration::from_secs(5);
+            tokio::time::timeout(limit, more).await.expect("in time").expect("packets");
+        }
+        packets
+    }
+
+    fn bound(text: &str) -> UdpPort {
+        UdpPort::bind(text.parse().expect(text)).expect("bound")
+    }
+
+    #[tokio::test]
+    async fn packets_of_every_size_arrive_whole() {
+        let port = bound("127.0.0.1:0");
+        let user = UdpPort::connect(port.local_addr()).expect("connected");
+        for size in [0, 1, 1_200, 1_472, 9_000, 65_507] {
+            let packet: Vec<u8> = (0..size).map(|at| at as u8).collect();
+            user.send(None, &packet, packet.len()).expect("sent");
+            assert_eq!(received(&port, 1).await, [(user.local_addr(), packet)], "{size}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_train_arrives_as_its_packets() {
+        let port = bound("127.0.0.1:0");
+        let user = UdpPort::connect(port.local_addr()).expect("connected");
+        let train: Vec<u8> =
+            (0..10).flat_map(|at| vec![at; if at == 9 { 30 } else { 100 }]).collect();
+        user.send(None, &train, 100).expect("sent");
+        let packets = received(&port, 10).await;
+        let expected: Vec<_> =
+            train.chunks(100).map(|packet| (user.local_addr(), packet.to_vec())).collect();
+        assert_eq!(packets, expected);
+        port.send(Some(Way { to: user.local_addr(), from: None }), b"back", 4).expect("sent");
+        assert_eq!(received(&user, 1).await[0].1, b"back");
+    }
+
+    #[tokio::test]
+    async fn the_ipv6_wildcard_takes_ipv4_too_and_knows_where_packets_were_sent_to() {
+        let port = bound("[::]:0");
+        let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, port.local_addr().port()));
+        let user = UdpPort::connect(addr).expect("connected");
+        user.send(None, b"x", 1).expect("sent");
+        let mut way = None;
+        port.receive(|arrived| way = Some(Way { to: arrived.from, from: arrived.to }))
+            .await
+            .expect("a packet");
+        let way = way.expect("a way back");
+        assert_eq!(canonical(way.to), user.local_addr());
+        assert_eq!(visited(port.local_addr(), way.from), addr);
+        port.send(Some(way), &vec![7; 9_000], 9_000).expect("sent");
+        assert_eq!(received(&user, 1).await[0].1.len(), 9_000);
+    }
+
+    #[tokio::test]
+    async fn a_closed_port_is_told_by_the_next_receive() {
+        let gone = bound("127.0.0.1:0").local_addr();
+        let user = UdpPort::connect(gone).expect("connected");
+        user.send(None, b"x", 1).expect("sent");
+        let error = user.receive(|_| {}).await.expect_err("nobody listens");
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+    }
+
+    #[tokio::test]
+    async fn a_port_in_use_says_so() {
+        let port = bound("127.0.0.1:0");
+        let taken = port.local_addr();
+        let error = UdpPort::bind(taken.into()).expect_err("in use").to_string();
+        assert!(error.contains("in use"), "{error}");
+    }
+}

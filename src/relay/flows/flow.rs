@@ -1,0 +1,308 @@
+//! One flow: packets of one sender, between a local socket and a session.
+
+use std::cell::RefCell;
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use tokio_util::sync::CancellationToken;
+
+use super::Flows;
+use super::spill::Spill;
+use super::table::Aging;
+use super::traffic::{Loss, Traffic};
+use crate::ends::{UdpPort, Way};
+use crate::relay::{Counters, Entry};
+use crate::session::{DatagramRoom, SendDatagramError};
+use crate::tunnel::{Options, Oversize};
+use crate::wire::{
+    Code, Fragment, HEADER_MOST, MAX_FRAGMENTS, MAX_PACKET, piece_size, put_fragment, put_whole,
+    whole_header_len,
+};
+
+thread_local! {
+    /// Where datagrams are written: one piece of memory for many of them.
+    static ARENA: RefCell<BytesMut> = RefCell::new(BytesMut::new());
+}
+
+/// What flows of one tunnel have in common.
+#[derive(Clone, Copy, Debug)]
+pub struct FlowRules {
+    /// The tunnel's number in the session.
+    pub tunnel: u32,
+    /// Milliseconds of silence after which a flow is over.
+    pub idle: Option<u64>,
+    /// What becomes of packets that are larger than a datagram.
+    pub oversize: Oversize,
+}
+
+/// A flow. Shared by whoever reads its socket and whoever reads its session.
+#[derive(Debug)]
+pub struct Flow {
+    pub(super) id: u64,
+    pub(super) flows: Flows,
+    pub(super) rules: FlowRules,
+    pub(super) port: Arc<UdpPort>,
+    /// Where packets of the session go; `None` when the socket is connected.
+    pub(super) way: Option<Way>,
+    stop: CancellationToken,
+    counters: Arc<Counters>,
+    /// Keeps the flow in the table of what is live, until it is over.
+    entry: Mutex<Option<Entry>>,
+    used_at: AtomicU64,
+    is_answered: AtomicBool,
+    is_over: AtomicBool,
+    /// Numbers the packets that travel in pieces.
+    packets: AtomicU64,
+    /// What the socket's peer reads before the first packet.
+    preface: Mutex<Option<Box<[u8]>>>,
+    spill: OnceLock<Spill>,
+}
+
+impl FlowRules {
+    /// The rules of the tunnel with this number.
+    pub fn new(tunnel: u32, options: &Options) -> Self {
+        let idle = options.flow_idle.map(|idle| idle.as_millis() as u64);
+        Self { tunnel, idle, oversize: options.oversize }
+    }
+}
+
+impl Flow {
+    pub(super) fn new(
+        id: u64,
+        flows: Flows,
+        rules: FlowRules,
+        (port, way): (Arc<UdpPort>, Option<Way>),
+        entry: Entry,
+        preface: Option<Box<[u8]>>,
+    ) -> Self {
+        Self {
+            id,
+            flows,
+            rules,
+            port,
+            way,
+            stop: entry.stop.clone(),
+            counters: Arc::clone(&entry.counters),
+            entry: Mutex::new(Some(entry)),
+            used_at: AtomicU64::new(now()),
+            is_answered: AtomicBool::new(false),
+            is_over: AtomicBool::new(false),
+            packets: AtomicU64::new(0),
+            preface: Mutex::new(preface),
+            spill: OnceLock::new(),
+        }
+    }
+
+    /// Cancelled when the flow is to end, and when it is over.
+    pub(super) fn stop(&self) -> &CancellationToken {
+        &self.stop
+    }
+
+    /// The session's end of a flow that is over.
+    pub(super) fn end(&self) -> bool {
+        let is_first = !self.is_over.swap(true, Ordering::AcqRel);
+        if is_first {
+            self.stop.cancel();
+            drop(self.entry.lock().unwrap_or_else(PoisonError::into_inner).take());
+        }
+        is_first
+    }
+
+    fn traffic(&self) -> &Traffic {
+        self.flows.traffic()
+    }
+
+    /// Sends a packet of the local socket into the session. What cannot be sent is counted and gone. [FLW-1]
+    pub(super) fn send(&self, packet: &[u8], room: &mut DatagramRoom, now: u64) {
+        self.used_at.store(now, Ordering::Relaxed);
+        let session = self.flows.session();
+        let largest = session.datagram_limit(room);
+        let fits = whole_header_len(self.id) + packet.len() <= largest;
+        let sent = match fits {
+            true => match self.send_whole(packet, room) {
+                // The path has shrunk since it was looked at.
+                Err(SendDatagramError::TooLarge) => self.send_oversize(packet, room),
+                sent => sent,
+            },
+            false => self.send_oversize(packet, room),
+        };
+        match sent {
+            Ok(()) => self.count_sent(packet.len()),
+            Err(SendDatagramError::TooLarge) => self.traffic().count_lost(Loss::TooLarge, 1),
+            Err(SendDatagramError::QueueFull) => self.traffic().count_lost(Loss::QueueFull, 1),
+            Err(SendDatagramError::Lost) => self.traffic().count_lost(Loss::NoSession, 1),
+        }
+    }
+
+    /// A packet left in another way.
+    pub(super) fn count_sent(&self, length: usize) {
+        self.traffic().count_sent(1);
+        self.counters.sent.fetch_add(length as u64, Ordering::Relaxed);
+    }
+
+    fn send_whole(&self, packet: &[u8], room: &mut DatagramRoom) -> Result<(), SendDatagramError> {
+        let datagram = written(whole_header_len(self.id) + packet.len(), |into| {
+            put_whole(self.id, into);
+            into.put_slice(packet);
+        });
+        self.flows.push(datagram, room)
+    }
+
+    fn send_oversize(
+        &self,
+        packet: &[u8],
+        room: &mut DatagramRoom,
+    ) -> Result<(), SendDatagramError> {
+        if packet.len() > MAX_PACKET {
+            return Err(SendDatagramError::TooLarge);
+        }
+        match self.rules.oversize {
+            Oversize::Drop => Err(SendDatagramError::TooLarge),
+            Oversize::Stream => {
+                let spill = self.spill.get_or_init(|| Spill::start(self.flows.clone(), self.id));
+                spill.push(packet)
+            }
+            Oversize::Fragment => self.send_pieces(packet, room),
+        }
+    }
+
+    /// [FLW-2]
+    fn send_pieces(&self, packet: &[u8], room: &mut DatagramRoom) -> Result<(), SendDatagramError> {
+        let largest = self.flows.session().datagram_limit(room);
+        let capacity = largest.checked_sub(HEADER_MOST).filter(|capacity| *capacity > 0);
+        let capacity = capacity.ok_or(SendDatagramError::Lost)?;
+        let count = packet.len().div_ceil(capacity).max(2);
+        if count > MAX_FRAGMENTS {
+            return Err(SendDatagramError::TooLarge);
+        }
+        let number = self.packets.fetch_add(1, Ordering::Relaxed);
+        let size = piece_size(packet.len(), count);
+        for (index, piece) in packet.chunks(size).enumerate() {
+            let fragment = Fragment {
+                flow: self.id,
+                packet: number,
+                index: index as u8,
+                count: count as u8,
+                total: packet.len() as u16,
+                payload: Bytes::new(),
+            };
+            let datagram = written(HEADER_MOST + piece.len(), |into| {
+                put_fragment(&fragment, into);
+                into.put_slice(piece);
+            });
+            self.flows.push(datagram, room)?;
+        }
+        Ok(())
+    }
+
+    /// Hands packets of the session to the local socket: `bytes` holds packets of `size` bytes behind each other.
+    pub(super) fn deliver(&self, bytes: &[u8], size: usize, now: u64) {
+        self.used_at.store(now, Ordering::Relaxed);
+        if !self.is_answered.load(Ordering::Relaxed) {
+            self.is_answered.store(true, Ordering::Relaxed);
+            if let Some(preface) = self.take_preface() {
+                return self.deliver_first(&preface, bytes, size);
+            }
+        }
+        self.hand_over(bytes, size);
+    }
+
+    fn take_preface(&self) -> Option<Box<[u8]>> {
+        self.preface.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// The first packet with what goes before it, then the others.
+    fn deliver_first(&self, preface: &[u8], bytes: &[u8], size: usize) {
+        let (first, rest) = bytes.split_at(size.min(bytes.len()));
+        let first = [preface, first].concat();
+        self.hand_over(&first, first.len());
+        if !rest.is_empty() {
+            self.hand_over(rest, size);
+        }
+    }
+
+    fn hand_over(&self, bytes: &[u8], size: usize) {
+        let packets = bytes.len().div_ceil(size.max(1)).max(1) as u64;
+        match self.port.send(self.way, bytes, size) {
+            Ok(()) => {
+                self.traffic().count_received(packets);
+                self.counters.received.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+            }
+            Err(error) => {
+                self.traffic().count_lost(loss_of(&error), packets);
+                self.failed(&error);
+            }
+        }
+    }
+
+    /// An error of the local socket: only what says that nobody is there ends a flow. [FLW-9]
+    pub(super) fn failed(&self, error: &io::Error) {
+        let code = match error.kind() {
+            io::ErrorKind::ConnectionRefused if self.way.is_none() => Code::ConnectionRefused,
+            io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable
+                if self.way.is_none() =>
+            {
+                Code::Unreachable
+            }
+            _ => return tracing::debug!(flow = self.id, %error, "packet not sent"),
+        };
+        self.flows.close(self.id, code, "");
+    }
+}
+
+impl Aging for Arc<Flow> {
+    fn used_at(&self) -> u64 {
+        self.used_at.load(Ordering::Relaxed)
+    }
+
+    fn is_answered(&self) -> bool {
+        self.is_answered.load(Ordering::Relaxed)
+    }
+
+    fn is_over(&self) -> bool {
+        self.is_over.load(Ordering::Relaxed)
+    }
+}
+
+fn loss_of(error: &io::Error) -> Loss {
+    match error.kind() {
+        io::ErrorKind::WouldBlock => Loss::QueueFull,
+        // EMSGSIZE: the interface takes no packet of this size.
+        _ if error.raw_os_error() == Some(MESSAGE_SIZE) => Loss::TooLarge,
+        _ => Loss::Unreachable,
+    }
+}
+
+/// Writes a datagram of at most `length` bytes. Memory is taken for many at once, and used again when all of them are
+/// gone.
+fn written(length: usize, write: impl FnOnce(&mut BytesMut)) -> Bytes {
+    ARENA.with_borrow_mut(|arena| {
+        if arena.capacity() < length {
+            // Takes back what nobody holds any more, or a new piece.
+            arena.reserve(ARENA_SIZE.max(length));
+        }
+        write(arena);
+        arena.split().freeze()
+    })
+}
+
+/// Milliseconds of the clock of all flows.
+pub(super) fn now() -> u64 {
+    static BEGAN: OnceLock<Instant> = OnceLock::new();
+    let began = BEGAN.get_or_init(|| {
+        let now = Instant::now();
+        now.checked_sub(Duration::from_secs(1)).unwrap_or(now)
+    });
+    began.elapsed().as_millis() as u64
+}
+
+/// A hundred and more full packets; a quiet process holds none.
+const ARENA_SIZE: usize = 256 << 10;
+/// `EMSGSIZE`.
+#[cfg(target_os = "linux")]
+const MESSAGE_SIZE: i32 = 90;
+#[cfg(not(target_os = "linux"))]
+const MESSAGE_SIZE: i32 = 40;

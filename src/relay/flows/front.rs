@@ -1,0 +1,192 @@
+//! The users' side of UDP: one listening socket, a flow for each sender.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use ipnet::IpNet;
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+
+use super::flow::{Flow, FlowRules, now};
+use super::table::FlowTable;
+use super::traffic::Loss;
+use super::{Flows, lock};
+use crate::ends::{Arrived, UdpPort, Way, canonical, parse_datagram, visited};
+use crate::relay::Table;
+use crate::session::DatagramRoom;
+use crate::tunnel::Options;
+use crate::wire::Code;
+
+/// What can be set about a listening socket.
+#[derive(Clone, Debug)]
+pub struct FrontSettings {
+    /// Silence after which a flow is over.
+    pub idle: Option<Duration>,
+    /// Flows at one time, at most.
+    pub max_flows: usize,
+    /// Front ends that say who a visitor is, in a PROXY header in front of a flow's first packet.
+    pub trusted: Vec<IpNet>,
+}
+
+/// A listening socket and the flows of its senders.
+#[derive(Debug)]
+pub struct Front {
+    port: Arc<UdpPort>,
+    settings: FrontSettings,
+    senders: Mutex<FlowTable<Arc<Flow>>>,
+    table: Table,
+}
+
+/// A sender without a flow, and what it sent.
+struct Newcomer {
+    from: SocketAddr,
+    to: Option<IpAddr>,
+    packet: Bytes,
+}
+
+impl FrontSettings {
+    /// As a tunnel's options say.
+    pub fn new(options: &Options) -> Self {
+        Self {
+            idle: options.flow_idle,
+            max_flows: options.max_flows,
+            trusted: options.trusted_proxies.clone(),
+        }
+    }
+}
+
+impl Front {
+    /// The flows of `port` go to the lists and counters of `table`.
+    pub fn new(port: Arc<UdpPort>, settings: FrontSettings, table: &Table) -> Self {
+        let senders = Mutex::new(FlowTable::new(settings.max_flows));
+        Self { port, settings, senders, table: table.clone() }
+    }
+}
+
+/// Serves the socket until `stop`; `pick` names the session that a new sender's flow goes to, and the rules there.
+/// Dropped or stopped, the flows go on until their sessions end them.
+pub async fn front(
+    front: &Front,
+    pick: impl Fn() -> Option<(Flows, FlowRules)>,
+    stop: &CancellationToken,
+) {
+    let mut newcomers = Vec::new();
+    let mut tick = tokio::time::interval(SWEEP);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut overflowed = front.port.overflowed();
+    loop {
+        let now = now();
+        let mut room = DatagramRoom::default();
+        let received = tokio::select! {
+            received = front.port.receive(|arrived| {
+                front.take(&arrived, &mut newcomers, &mut room, now);
+            }) => received,
+            _ = tick.tick() => {
+                front.sweep(now);
+                let total = front.port.overflowed();
+                front.table.traffic().count_lost(Loss::Overflow, total.saturating_sub(overflowed));
+                overflowed = total;
+                continue;
+            }
+            () = stop.cancelled() => break,
+        };
+        if let Err(error) = received {
+            tracing::warn!(local = %front.port.local_addr(), %error, "cannot receive, trying again");
+            tokio::time::sleep(PAUSE).await;
+        }
+        for newcomer in newcomers.drain(..) {
+            front.welcome(newcomer, &pick).await;
+        }
+        // A socket that is never empty must not keep the session's own work from being done.
+        tokio::task::yield_now().await;
+    }
+    let senders = lock(&front.senders).drain();
+    for flow in senders {
+        flow.flows.close(flow.id, Code::Done, "");
+    }
+}
+
+impl Front {
+    /// Packets of one sender: sent at once when it has a flow.
+    fn take(
+        &self,
+        arrived: &Arrived<'_>,
+        newcomers: &mut Vec<Newcomer>,
+        room: &mut DatagramRoom,
+        now: u64,
+    ) {
+        let flow = lock(&self.senders).get(&arrived.from).cloned();
+        if let Some(flow) = flow {
+            return arrived.packets().for_each(|packet| flow.send(packet, room, now));
+        }
+        newcomers.extend(arrived.packets().map(|packet| Newcomer {
+            from: arrived.from,
+            to: arrived.to,
+            packet: Bytes::copy_from_slice(packet),
+        }));
+    }
+
+    /// Opens a flow for a sender, unless it got one with its packet before this one. [FLW-6] [FLW-12]
+    async fn welcome(&self, newcomer: Newcomer, pick: impl Fn() -> Option<(Flows, FlowRules)>) {
+        let (now, traffic) = (now(), self.table.traffic());
+        if let Some(flow) = lock(&self.senders).get(&newcomer.from).cloned() {
+            return flow.send(&newcomer.packet, &mut DatagramRoom::default(), now);
+        }
+        let Some((flows, rules)) = pick() else { return traffic.count_lost(Loss::NoSession, 1) };
+        let room = lock(&self.senders).make_room(now);
+        match room {
+            Ok(Some(evicted)) => evicted.flows.close(evicted.id, Code::Evicted, ""),
+            Ok(None) => {}
+            Err(_) => return traffic.count_lost(Loss::TableFull, 1),
+        }
+        let Some((visitor, place, packet)) = self.introduced(&newcomer) else {
+            return traffic.count_lost(Loss::Malformed, 1);
+        };
+        let (first, rest) =
+            if packet.len() <= FIRST_MOST { (Some(packet), None) } else { (None, Some(packet)) };
+        let way = Way { to: newcomer.from, from: newcomer.to };
+        match flows.open_for(rules, (&self.port, way), (visitor, place), first).await {
+            Ok(flow) => {
+                if let Some(packet) = rest {
+                    flow.send(&packet, &mut DatagramRoom::default(), now);
+                }
+                let earlier = lock(&self.senders).insert(newcomer.from, flow);
+                if let Some(earlier) = earlier {
+                    earlier.flows.close(earlier.id, Code::Done, "");
+                }
+            }
+            Err(loss) => traffic.count_lost(loss, 1),
+        }
+    }
+
+    /// Who the sender is and where it sent to, and the packet; by the word of a front end that is trusted. `None` when
+    /// that word makes no sense.
+    fn introduced(&self, newcomer: &Newcomer) -> Option<(SocketAddr, SocketAddr, Bytes)> {
+        let from = canonical(newcomer.from);
+        let place = visited(self.port.local_addr(), newcomer.to);
+        let packet = newcomer.packet.clone();
+        if !self.settings.trusted.iter().any(|network| network.contains(&from.ip())) {
+            return Some((from, place, packet));
+        }
+        let (named, length) = parse_datagram(&packet).ok()?;
+        let (visitor, place) = named.unwrap_or((from, place));
+        Some((visitor, place, packet.slice(length..)))
+    }
+
+    /// [FLW-10]
+    fn sweep(&self, now: u64) {
+        let idle = self.settings.idle.map(|idle| idle.as_millis() as u64);
+        let silent = lock(&self.senders).sweep(now, idle);
+        for flow in silent {
+            flow.flows.close(flow.id, Code::Idle, "");
+        }
+    }
+}
+
+const SWEEP: Duration = Duration::from_secs(1);
+/// After an error that is not about one packet.
+const PAUSE: Duration = Duration::from_millis(20);
+/// A first packet that leaves room for the rest of its message.
+const FIRST_MOST: usize = 60_000;

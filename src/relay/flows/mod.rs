@@ -1,0 +1,302 @@
+//! UDP flows: packets of many senders through one session, each with a number instead of an address.
+//!
+//! [`front`] is the users' side (a listening socket, a table of senders), [`Flows::dial`] the targets' side (a socket
+//! for each flow), and [`Flows`] what a session knows of both. Neither resolves nor decides: the roles do. Implements
+//! `proto-spec/flows.md`.
+
+mod early;
+mod flow;
+mod front;
+mod reassembly;
+mod receive;
+mod spill;
+mod table;
+mod traffic;
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use tokio_util::sync::CancellationToken;
+
+pub use flow::FlowRules;
+pub use front::{Front, FrontSettings, front};
+pub use reassembly::Reassembly;
+pub use table::{ANSWERED_PATIENCE, Aging, FlowTable, PATIENCE, TableFull};
+pub use traffic::{Loss, Traffic};
+
+use super::{Entry, Table};
+use crate::ends::{UdpPort, Way};
+use crate::session::{DatagramRoom, Event, Incoming, SendDatagramError, Session};
+use crate::task::Tasks;
+use crate::wire::{Code, FlowClose, FlowOpen};
+use early::Early;
+use flow::{Flow, now};
+
+/// The flows of one session; a clone is another handle to the same.
+#[derive(Clone, Debug)]
+pub struct Flows(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    session: Session,
+    table: Table,
+    tasks: Tasks,
+    scope: Scope,
+    next: AtomicU64,
+    open: Mutex<HashMap<u64, Arc<Flow>>>,
+    early: Mutex<Early>,
+    /// Datagrams that were queued.
+    pushed: AtomicU64,
+}
+
+/// Which numbers an end gives to its flows. [FLW-6]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// Even ones.
+    Client,
+    /// Odd ones.
+    Router,
+}
+
+/// When flows have to end that would not by themselves.
+#[derive(Clone, Debug)]
+pub struct Scope {
+    /// Cancelled when a pause is enough to end a flow.
+    pub draining: CancellationToken,
+    /// Cancelled when all of them end.
+    pub stop: CancellationToken,
+}
+
+/// A flow that the peer wants served.
+#[derive(Debug)]
+pub struct Opening {
+    flows: Flows,
+    /// What the peer said.
+    pub open: FlowOpen,
+}
+
+impl Flows {
+    /// The flows of a session that has just begun. Its datagrams are read from here on, until the session ends.
+    pub fn start(
+        session: &Session,
+        side: Side,
+        table: &Table,
+        tasks: &Tasks,
+        scope: Scope,
+    ) -> Self {
+        let first = match side {
+            Side::Client => 2,
+            Side::Router => 1,
+        };
+        let flows = Self(Arc::new(Inner {
+            session: session.clone(),
+            table: table.clone(),
+            tasks: tasks.clone(),
+            scope,
+            next: AtomicU64::new(first),
+            open: Mutex::default(),
+            early: Mutex::default(),
+            pushed: AtomicU64::new(0),
+        }));
+        tasks.spawn_until_cancelled("datagrams", receive::receive(flows.clone()));
+        tasks.spawn_until_cancelled("flows", receive::sweep(flows.clone()));
+        flows
+    }
+
+    /// The session below.
+    pub fn session(&self) -> &Session {
+        &self.0.session
+    }
+
+    /// How many are open.
+    pub fn len(&self) -> usize {
+        self.open().len()
+    }
+
+    /// Whether none is open.
+    pub fn is_empty(&self) -> bool {
+        self.open().is_empty()
+    }
+
+    pub(super) fn traffic(&self) -> &Traffic {
+        self.0.table.traffic()
+    }
+
+    pub(super) fn tasks(&self) -> &Tasks {
+        &self.0.tasks
+    }
+
+    /// Opens a flow for a user: tells the peer, with the first packet where it fits into the message. [FLW-6]
+    pub(super) async fn open_for(
+        &self,
+        rules: FlowRules,
+        (port, way): (&Arc<UdpPort>, Way),
+        (visitor, visited): (SocketAddr, SocketAddr),
+        first: Option<Bytes>,
+    ) -> Result<Arc<Flow>, Loss> {
+        let id = self.0.next.fetch_add(2, Ordering::Relaxed);
+        let entry = self.0.table.enter_flow(visitor.to_string(), &self.0.scope.stop);
+        let way = (Arc::clone(port), Some(way));
+        let flow = Arc::new(Flow::new(id, self.clone(), rules, way, entry, None));
+        self.open().insert(id, Arc::clone(&flow));
+        let length = first.as_ref().map(Bytes::len);
+        let message = FlowOpen {
+            flow: id,
+            tunnel: rules.tunnel,
+            visitor: visitor.to_string(),
+            visited: visited.to_string(),
+            payload: first,
+        };
+        let said = self.0.session.say(Event::FlowOpen(message));
+        match tokio::time::timeout(SAY_LIMIT, said).await {
+            Ok(Ok(())) => {
+                if let Some(length) = length {
+                    flow.count_sent(length);
+                }
+                Ok(flow)
+            }
+            outcome => {
+                self.forget(id);
+                Err(if outcome.is_ok() { Loss::NoSession } else { Loss::QueueFull })
+            }
+        }
+    }
+
+    /// The peer opens a flow: to be answered with [`Opening::serve`] or [`Opening::refuse`]. `None` when it breaks the
+    /// rules of numbers.
+    pub fn announced(&self, open: FlowOpen) -> Option<Opening> {
+        let is_theirs = open.flow % 2 != self.0.next.load(Ordering::Relaxed) % 2;
+        let announced = is_theirs && lock(&self.0.early).announced(open.flow);
+        announced.then(|| Opening { flows: self.clone(), open })
+    }
+
+    /// The peer says that a flow is over.
+    pub fn closed(&self, close: &FlowClose) {
+        let Some(flow) = self.forget(close.flow) else { return };
+        let code = Code::from_number(close.code.into());
+        let loss = match code {
+            Code::Denied => Loss::Denied,
+            Code::NotFound | Code::ConnectionRefused | Code::Unreachable | Code::TimedOut => {
+                Loss::Unreachable
+            }
+            _ => return,
+        };
+        self.traffic().count_lost(loss, 1);
+        if let Some(way) = flow.way {
+            // The user's program hears of it as it would without a tunnel. [FLW-9]
+            flow.port.tell_unreachable(way);
+        }
+    }
+
+    /// Ends a flow and tells the peer. [FLW-10]
+    pub(super) fn close(&self, id: u64, code: Code, message: &str) {
+        if self.forget(id).is_some() {
+            self.say_closed(id, code, message);
+        }
+    }
+
+    /// Large packets of a flow, on a stream of the peer. [FLW-8]
+    pub async fn spilled(&self, incoming: Incoming) {
+        let Some(flow) = self.get(incoming.header.flow) else {
+            return incoming.refuse(Code::Protocol, "no such flow is open").await;
+        };
+        let Ok((mut sender, receiver, _seat)) = incoming.admit().await else { return };
+        sender.finish();
+        let stop = flow.stop().clone();
+        let _ = stop.run_until_cancelled(spill::read(flow, receiver)).await;
+    }
+
+    fn say_closed(&self, flow: u64, code: Code, message: &str) {
+        let close = FlowClose { flow, code: code.number() as u32, message: message.to_owned() };
+        if self.0.session.say_now(Event::FlowClose(close.clone())) {
+            return;
+        }
+        // The peer's end of the flow would live on until it is idle: worth waiting for.
+        let session = self.0.session.clone();
+        self.0.tasks.spawn_until_cancelled("close flow", async move {
+            let said = session.say(Event::FlowClose(close));
+            let _ = tokio::time::timeout(SAY_LIMIT, said).await;
+        });
+    }
+
+    /// Queues a datagram.
+    fn push(&self, datagram: Bytes, room: &mut DatagramRoom) -> Result<(), SendDatagramError> {
+        self.0.session.send_datagram(datagram, room)?;
+        self.0.pushed.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn get(&self, id: u64) -> Option<Arc<Flow>> {
+        self.open().get(&id).cloned()
+    }
+
+    /// Takes a flow out, which ends it; `None` when there is none.
+    fn forget(&self, id: u64) -> Option<Arc<Flow>> {
+        let flow = self.open().remove(&id)?;
+        flow.end();
+        Some(flow)
+    }
+
+    fn open(&self) -> MutexGuard<'_, HashMap<u64, Arc<Flow>>> {
+        lock(&self.0.open)
+    }
+}
+
+impl Opening {
+    /// Says no, and why.
+    pub fn refuse(self, code: Code, message: &str) {
+        let waiting = lock(&self.flows.0.early).settle(self.open.flow);
+        let lost = waiting.len() as u64 + u64::from(self.open.payload.is_some());
+        let loss = if code == Code::Denied { Loss::Denied } else { Loss::Unreachable };
+        self.flows.traffic().count_lost(loss, lost);
+        self.flows.say_closed(self.open.flow, code, message);
+    }
+
+    /// Serves the flow with a socket that is connected to its target. `entry` shows it in lists; `preface` goes in front
+    /// of the first packet.
+    pub fn serve(self, rules: FlowRules, port: UdpPort, entry: Entry, preface: Option<Box<[u8]>>) {
+        let Self { flows, open } = self;
+        let port = Arc::new(port);
+        let way = (Arc::clone(&port), None);
+        let flow = Arc::new(Flow::new(open.flow, flows.clone(), rules, way, entry, preface));
+        flows.open().insert(open.flow, Arc::clone(&flow));
+        let waiting = lock(&flows.0.early).settle(open.flow);
+        for packet in open.payload.into_iter().chain(waiting) {
+            flow.deliver(&packet, packet.len(), now());
+        }
+        flows.tasks().spawn_until_cancelled("flow", answers(flow));
+    }
+}
+
+/// Reads a target's packets until the flow is over.
+async fn answers(flow: Arc<Flow>) {
+    let stop = flow.stop().clone();
+    loop {
+        let mut room = DatagramRoom::default();
+        let now = now();
+        let received = flow.port.receive(|arrived| {
+            for packet in arrived.packets() {
+                flow.send(packet, &mut room, now);
+            }
+        });
+        match stop.run_until_cancelled(received).await {
+            Some(Ok(())) => {}
+            Some(Err(error)) => flow.failed(&error),
+            None => {
+                flow.flows.traffic().count_lost(Loss::Overflow, flow.port.overflowed());
+                // Killed, unless it is over already.
+                return flow.flows.close(flow.id, Code::Killed, "ended by an operator");
+            }
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// How long a peer that does not read its control stream is waited for.
+const SAY_LIMIT: std::time::Duration = std::time::Duration::from_secs(1);
