@@ -73,12 +73,26 @@ pub enum StartError {
         reason: String,
     },
     /// Policy can never allow the tunnel.
-    #[error("the router does not allow {source_addr}: {reason}")]
+    #[error("the router does not allow {end}: {reason}")]
     Denied {
-        /// What should have been dialled.
-        source_addr: String,
+        /// What should have been dialled, or published.
+        end: String,
         /// The router's words.
         reason: String,
+    },
+    /// The router cannot publish the port.
+    #[error("the router cannot publish {end}: {reason}")]
+    Unpublished {
+        /// The bind that was asked for.
+        end: String,
+        /// The router's words.
+        reason: String,
+    },
+    /// Another process of this client has the tunnel now.
+    #[error("another process of this client took the tunnel over: {by}")]
+    Replaced {
+        /// Who and when.
+        by: String,
     },
     /// The two programs do not understand each other.
     #[error("{reason}")]
@@ -106,7 +120,7 @@ impl StartError {
     /// What kind of failure it is.
     pub fn failure(&self) -> Failure {
         match self {
-            Self::Listen(_) => Failure::Tunnel,
+            Self::Listen(_) | Self::Unpublished { .. } | Self::Replaced { .. } => Failure::Tunnel,
             Self::Resolve { .. } | Self::Unreachable { .. } | Self::Handshake { .. } => {
                 Failure::Network
             }
@@ -123,6 +137,12 @@ impl StartError {
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
             Self::Listen(_) | Self::System { .. } | Self::Unsupported { .. } => return None,
+            Self::Unpublished { .. } => {
+                "choose another --bind, or ask the router's operator who has the port"
+            }
+            Self::Replaced { .. } => {
+                "end the other one, or give both the same --group to serve side by side"
+            }
             Self::Resolve { .. } => "check the router's name, and the name server of this host",
             Self::Unreachable { .. } => {
                 "is the router running, is its UDP port open in every firewall on the way, and is the port right?"
@@ -143,7 +163,7 @@ impl StartError {
                 "ask the router's operator for a new ticket (conduit router invite)"
             }
             Self::Denied { reason, .. } if no_rule_lifts(reason) => {
-                "no rule can allow this: give another --source"
+                "no rule can allow this: give another --source or --bind"
             }
             Self::Denied { .. } => {
                 "ask the router's operator to allow it (conduit router authorize or a new invite)"
@@ -238,7 +258,7 @@ mod tests {
     #[test]
     fn advice_is_given_only_where_it_can_help() {
         let denied = |reason: String| StartError::Denied {
-            source_addr: "169.254.169.254:80".to_owned(),
+            end: "169.254.169.254:80".to_owned(),
             reason,
         };
         for denial in [Denial::Metadata, Denial::LinkLocal, Denial::Unspecified, Denial::Embedded] {

@@ -6,25 +6,41 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
 use super::connect::{Established, TRIES, establish, jitter, pause};
-use super::{Settings, Shared, StartError};
+use super::declare::declare;
+use super::{End, Settings, Shared, StartError, reverse};
+use crate::relay::{Flows, Scope, Side};
 use crate::session::{Event, Introduction, Session};
 use crate::task::Tasks;
 use crate::transport::ClientEndpoint;
-use crate::tunnel::TunnelState;
-use crate::wire::{Code, Declare, Direction, Protocol, VERSION};
+use crate::tunnel::{Bind, TunnelState};
+use crate::wire::Code;
 
 /// The session of the moment. Whoever needs one waits for it here.
 #[derive(Debug)]
 pub(super) struct Link {
-    session: watch::Sender<Option<Session>>,
+    line: watch::Sender<Option<Line>>,
     endpoint: Mutex<Option<Arc<ClientEndpoint>>>,
     last_error: Mutex<Option<String>>,
+}
+
+/// A session that is up, and what runs on it.
+#[derive(Clone, Debug)]
+pub(super) struct Line {
+    pub(super) session: Session,
+    pub(super) flows: Flows,
+}
+
+/// A session on which the tunnel is declared.
+pub(super) struct Declared {
+    pub(super) established: Established,
+    /// Where users of each port connect.
+    pub(super) binds: Vec<Bind>,
 }
 
 impl Link {
     pub(super) fn new() -> Self {
         Self {
-            session: watch::channel(None).0,
+            line: watch::channel(None).0,
             endpoint: Mutex::default(),
             last_error: Mutex::default(),
         }
@@ -32,7 +48,12 @@ impl Link {
 
     /// The session, if there is one right now.
     pub(super) fn current(&self) -> Option<Session> {
-        self.session.borrow().clone()
+        self.line.borrow().as_ref().map(|line| line.session.clone())
+    }
+
+    /// Its flows.
+    pub(super) fn flows(&self) -> Option<Flows> {
+        self.line.borrow().as_ref().map(|line| line.flows.clone())
     }
 
     /// The session; waits for one at most `limit`. Cancel-safe.
@@ -40,16 +61,9 @@ impl Link {
         if let Some(session) = self.current() {
             return Some(session);
         }
-        let mut sessions = self.session.subscribe();
-        let found = tokio::time::timeout(limit, sessions.wait_for(Option::is_some)).await;
-        found.ok()?.ok()?.clone()
-    }
-
-    /// From here on whoever needs a session gets this one.
-    pub(super) fn publish(&self, established: &Established) {
-        *self.endpoint.lock().unwrap_or_else(PoisonError::into_inner) =
-            Some(Arc::clone(&established.endpoint));
-        self.session.send_replace(Some(established.session.clone()));
+        let mut lines = self.line.subscribe();
+        let found = tokio::time::timeout(limit, lines.wait_for(Option::is_some)).await;
+        found.ok()?.ok()?.as_ref().map(|line| line.session.clone())
     }
 
     pub(super) fn last_error(&self) -> Option<String> {
@@ -72,14 +86,11 @@ impl Link {
     }
 }
 
-/// The number of the one tunnel of this process. [SES-30]
-pub(super) const TUNNEL: u32 = 1;
-
 /// A session on which the tunnel is declared.
 pub(super) async fn first_session(
     settings: &Settings,
     tasks: &Tasks,
-) -> Result<Established, StartError> {
+) -> Result<Declared, StartError> {
     let mut tries = 0;
     loop {
         tries += 1;
@@ -97,11 +108,11 @@ async fn declared_session(
     settings: &Settings,
     tasks: &Tasks,
     tries: u32,
-) -> Result<Established, StartError> {
+) -> Result<Declared, StartError> {
     let introduction = Introduction {
         instance: settings.instance,
         name: settings.client_name.clone(),
-        group: None,
+        group: settings.tunnel.options.group.as_ref().map(ToString::to_string),
         token: settings.token.clone(),
         ticket: None,
     };
@@ -115,109 +126,108 @@ async fn declared_session(
         tries,
     )
     .await?;
-    if let Err(error) = declare(settings, &mut established).await {
-        established.session.close(Code::Done, "the tunnel was not declared");
-        // The good-bye has to leave before the process does, or the router keeps the session until it times out.
-        established.endpoint.close().await;
-        return Err(error);
+    match declare(settings, &mut established).await {
+        Ok(binds) => Ok(Declared { established, binds }),
+        Err(error) => {
+            established.session.close(Code::Done, "the tunnel was not declared");
+            // The good-bye has to leave before the process does, or the router keeps the session until it times out.
+            established.endpoint.close().await;
+            Err(error)
+        }
     }
-    Ok(established)
 }
 
-/// Declares the tunnel and waits for the answer. [SES-30] [SES-31]
-async fn declare(settings: &Settings, established: &mut Established) -> Result<(), StartError> {
-    let tunnel = &settings.tunnel;
-    let declare = Declare {
-        version: VERSION,
-        requires: Vec::new(),
-        tunnel: TUNNEL,
-        name: tunnel.name.to_string(),
-        direction: Direction::Forward.into(),
-        protocol: Protocol::Tcp.into(),
-        bind: tunnel.bind.to_string(),
-        sources: vec![tunnel.source.to_string()],
-        ..Declare::default()
-    };
-    let session = &established.session;
-    let addr = session.connection().remote_addr();
-    let failed = |reason: String| StartError::Handshake { addr, reason };
-    session.say(Event::Declare(declare)).await.map_err(|error| failed(error.to_string()))?;
-    let answer = async {
-        while let Some(event) = established.events.recv().await {
-            if let Event::Declared(declared) = event
-                && declared.tunnel == TUNNEL
-            {
-                return Ok(declared);
-            }
-        }
-        Err(failed(established.session.closed().await.reason))
-    };
-    let limit = settings.session.message_timeout;
-    let declared = tokio::time::timeout(limit, answer).await.unwrap_or_else(|_| {
-        Err(failed(format!("no answer to the tunnel's declaration within {limit:?}")))
-    })?;
-    if declared.code == 0 {
-        return Ok(());
-    }
-    match Code::from_number(declared.code.into()) {
-        Code::Denied => Err(StartError::Denied {
-            source_addr: tunnel.source.to_string(),
-            reason: declared.message,
-        }),
-        _ => Err(StartError::Unsupported { reason: declared.message }),
-    }
+/// From here on whoever needs a session gets this one, and what the router opens on it is served.
+pub(super) fn publish(shared: &Arc<Shared>, tasks: &Tasks, established: &Established) -> Line {
+    let link = &shared.link;
+    *link.endpoint.lock().unwrap_or_else(PoisonError::into_inner) =
+        Some(Arc::clone(&established.endpoint));
+    let session = established.session.clone();
+    let scope =
+        Scope { draining: shared.accepting.clone(), stop: shared.connections.clone() };
+    let flows = Flows::start(&session, Side::Client, &shared.table, tasks, scope);
+    let line = Line { session, flows };
+    tasks.spawn_until_cancelled(
+        "streams",
+        reverse::streams(Arc::clone(shared), tasks.clone(), line.clone()),
+    );
+    link.line.send_replace(Some(line.clone()));
+    line
 }
 
 /// Serves `first` until it ends, then comes back with a new session, until the tunnel is to end.
-pub(super) async fn keep(shared: Arc<Shared>, tasks: Tasks, first: Established) {
-    let mut established = first;
+pub(super) async fn keep(shared: Arc<Shared>, tasks: Tasks, first: (Established, Line)) {
+    let (mut established, mut line) = first;
     loop {
-        shared.link.publish(&established);
-        let Established { session, events, addr, .. } = established;
-        let version = session.terms().peer_version.clone();
+        let version = established.session.terms().peer_version.clone();
+        let Established { events, addr, .. } = established;
         tracing::info!(router = %addr, version, carrier = super::CARRIER, "session up");
         shared.set_state(TunnelState::Ready);
-        let reason = until_end(&session, events).await;
-        shared.link.session.send_replace(None);
+        let ending = until_end(&shared, &tasks, &line, events).await;
+        shared.link.line.send_replace(None);
         if shared.accepting.is_cancelled() {
             return;
         }
+        let reason = match ending {
+            Ending::Lost(reason) => reason,
+            Ending::Replaced(by) => return shared.fail(StartError::Replaced { by }).await,
+        };
         shared.set_state(TunnelState::Reconnecting);
         shared.link.note(Some(reason.clone()));
         tracing::warn!(router = %addr, reason, "session lost, reconnecting");
         let back = shared.connections.run_until_cancelled(come_back(&shared, &tasks));
-        let Some(session) = back.await else { return };
-        established = session;
+        let Some(back) = back.await else { return };
+        shared.set_binds(back.binds);
+        established = back.established;
+        line = publish(&shared, &tasks, &established);
         shared.link.note(None);
     }
 }
 
-/// Waits for the session's end; what the router says meanwhile goes to the log. [SES-33]
-async fn until_end(session: &Session, mut events: mpsc::Receiver<Event>) -> String {
+/// How a session ended.
+enum Ending {
+    Lost(String),
+    /// Another process has the tunnel: coming back would take it away again, and so on for ever.
+    Replaced(String),
+}
+
+/// Waits for the session's end and does meanwhile what the router says. [SES-33] [RVS-4]
+async fn until_end(
+    shared: &Arc<Shared>,
+    tasks: &Tasks,
+    line: &Line,
+    mut events: mpsc::Receiver<Event>,
+) -> Ending {
     loop {
-        tokio::select! {
-            ended = session.closed() => return ended.reason,
-            event = events.recv() => match event {
-                Some(Event::GoAway(leave)) => {
-                    tracing::info!(reason = leave.message, "the router is about to leave");
-                    if leave.reconnect_now {
-                        return leave.message;
-                    }
+        let event = tokio::select! {
+            ended = line.session.closed() => return Ending::Lost(ended.reason),
+            event = events.recv() => event,
+        };
+        match event {
+            Some(Event::GoAway(leave)) => {
+                tracing::info!(reason = leave.message, "the router is about to leave");
+                if leave.reconnect_now {
+                    return Ending::Lost(leave.message);
                 }
-                Some(event) => tracing::debug!(?event, "unexpected message of the router"),
-                None => return session.closed().await.reason,
-            },
+            }
+            Some(Event::FlowOpen(open)) => reverse::flow(shared, tasks, &line.flows, open),
+            Some(Event::FlowClose(close)) => line.flows.closed(&close),
+            Some(Event::Replaced(replaced)) => {
+                return Ending::Replaced(format!("{}, since {}", replaced.by, replaced.since));
+            }
+            Some(event) => tracing::debug!(?event, "unexpected message of the router"),
+            None => return Ending::Lost(line.session.closed().await.reason),
         }
     }
 }
 
 /// Tries until a session is up. Refusals are not network trouble: they are asked about once a minute.
-async fn come_back(shared: &Shared, tasks: &Tasks) -> Established {
+async fn come_back(shared: &Shared, tasks: &Tasks) -> Declared {
     let mut wait = Duration::ZERO;
     loop {
         tokio::time::sleep(jitter(wait)).await;
         match declared_session(&shared.settings, tasks, 1).await {
-            Ok(established) => return established,
+            Ok(declared) => return declared,
             Err(error) => {
                 let reason = error.to_string();
                 if shared.link.last_error().as_deref() != Some(&reason) {
@@ -231,6 +241,20 @@ async fn come_back(shared: &Shared, tasks: &Tasks) -> Established {
                 };
             }
         }
+    }
+}
+
+impl Shared {
+    /// Ends the tunnel for a reason that trying again would not mend.
+    async fn fail(&self, error: StartError) {
+        let reason = error.to_string();
+        tracing::error!(reason, "the tunnel ends");
+        self.link.note(Some(reason.clone()));
+        self.accepting.cancel();
+        self.connections.cancel();
+        self.link.close().await;
+        self.set_state(TunnelState::Failed);
+        self.ended.send_replace(Some(End::Failed(reason)));
     }
 }
 

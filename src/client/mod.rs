@@ -1,18 +1,22 @@
-//! The tunnel process: a listener on one side, a session that is kept alive on the other.
+//! The tunnel process: sockets on one side, a session that is kept alive on the other.
 //!
 //! Composition only: it puts `ends`, `session` and `relay` together and owns no bytes; finding and controlling
-//! processes is `registry`'s work. Implements `proto-spec/streams.md`, "Forward tunnels".
+//! processes is `registry`'s work. Implements `proto-spec/streams.md`, "Forward tunnels", and the client's side of
+//! `proto-spec/flows.md` and `proto-spec/reverse.md`.
 
 mod connect;
+mod declare;
 mod error;
 mod forward;
 mod link;
 mod outcome;
 mod probe;
+mod reverse;
 mod status;
+mod udp;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
@@ -22,11 +26,11 @@ pub use connect::{Enrolled, RouterAddress, enrol};
 pub use error::{Failure, StartError};
 pub(crate) use status::{refusals, version};
 
-use crate::ends::Listener;
+use crate::ends::{DialSettings, ListenError, Listener, UdpPort};
 use crate::identity::{Keypair, Token};
 use crate::registry::Call;
 use crate::task::Tasks;
-use crate::tunnel::{Bind, Span, TunnelId, TunnelSpec, TunnelState};
+use crate::tunnel::{Bind, Direction, Protocol, Span, TunnelId, TunnelSpec, TunnelState};
 use crate::{relay, session, telemetry, transport};
 use link::Link;
 use outcome::LastOutcome;
@@ -56,6 +60,8 @@ pub struct Settings {
     pub relay: relay::Settings,
     /// Users' sockets.
     pub sockets: SocketSettings,
+    /// Dialling, for reverse tunnels.
+    pub dial: DialSettings,
     /// Connections at one time; more are reset.
     pub max_connections: usize,
     /// How long a new connection waits for a lost session before it is reset.
@@ -90,8 +96,8 @@ pub struct Running {
 #[derive(Debug)]
 struct Shared {
     settings: Settings,
-    local_addr: SocketAddr,
-    bind: Span<Bind>,
+    /// Where users connect; of a reverse tunnel it may change with the session.
+    bind: Mutex<Span<Bind>>,
     table: relay::Table,
     link: Link,
     last_outcome: LastOutcome,
@@ -116,12 +122,11 @@ pub enum End {
     Failed(String),
 }
 
-/// Starts a tunnel: returns when the session is up, the tunnel declared and the bind bound. The first connection is
-/// tried three times. Dropped before that, nothing stays behind.
+/// Starts a tunnel: returns when the session is up, the tunnel declared and, where this end listens, every port bound.
+/// The first connection is tried three times. Dropped before that, nothing stays behind.
 pub async fn start(settings: Settings) -> Result<Running, StartError> {
     let started = Instant::now();
-    let listener =
-        Listener::bind(settings.tunnel.bind.first().socket_addr().unwrap().into(), BACKLOG)?;
+    let sockets = Sockets::bind(&settings.tunnel)?;
     let tasks = Tasks::new();
     let first = match link::first_session(&settings, &tasks).await {
         Ok(first) => first,
@@ -131,7 +136,9 @@ pub async fn start(settings: Settings) -> Result<Running, StartError> {
         }
     };
     let ready_in = started.elapsed();
-    let local_addr = listener.local_addr();
+    let real = sockets.first_bind().or(first.binds.into_iter().next());
+    let asked = &settings.tunnel.bind;
+    let bind = real.map_or_else(|| asked.clone(), |first| asked.starting_at(first));
     let (state, _) = watch::channel(TunnelState::Ready);
     let shared = Arc::new(Shared {
         link: Link::new(),
@@ -142,32 +149,80 @@ pub async fn start(settings: Settings) -> Result<Running, StartError> {
         metrics: status::Metrics::new(&telemetry::Metrics::new()),
         accepting: tasks.token().child_token(),
         connections: tasks.token().child_token(),
-        local_addr,
-        bind: settings.tunnel.bind.starting_at(local_addr.into()),
+        bind: Mutex::new(bind.clone()),
         settings,
     });
     let (calls, received) = mpsc::channel(CALLS);
-    shared.link.publish(&first);
+    let line = link::publish(&shared, &tasks, &first.established);
+    let first = (first.established, line);
     tasks.spawn_until_cancelled("link", link::keep(Arc::clone(&shared), tasks.clone(), first));
-    tasks.spawn("accept", forward::accept(Arc::clone(&shared), tasks.clone(), listener));
+    sockets.serve(&shared, &tasks);
     tasks.spawn_until_cancelled(
         "control",
         status::answer(Arc::clone(&shared), tasks.clone(), received),
     );
     let tunnel = &shared.settings.tunnel;
-    tracing::info!(tunnel = %tunnel.name, bind = %local_addr, source = %tunnel.source, ?ready_in, "tunnel ready");
+    tracing::info!(tunnel = %tunnel.name, %bind, source = %tunnel.source, ?ready_in, "tunnel ready");
     Ok(Running { shared, tasks, calls, ready_in })
 }
 
-impl Running {
-    /// Where it listens, with the real port.
-    pub fn local_addr(&self) -> SocketAddr {
-        self.shared.local_addr
+/// What this end listens on: nothing, for a reverse tunnel.
+enum Sockets {
+    Tcp(Vec<Listener>),
+    Udp(Vec<UdpPort>),
+}
+
+impl Sockets {
+    fn bind(spec: &TunnelSpec) -> Result<Self, ListenError> {
+        let binds: Vec<Bind> = match spec.direction {
+            Direction::Forward => spec.bind.each().collect(),
+            Direction::Reverse => Vec::new(),
+        };
+        match spec.protocol {
+            Protocol::Tcp => {
+                let bound = binds.iter().map(|bind| Listener::bind(bind, BACKLOG));
+                bound.collect::<Result<_, _>>().map(Self::Tcp)
+            }
+            Protocol::Udp => {
+                binds.iter().map(UdpPort::bind).collect::<Result<_, _>>().map(Self::Udp)
+            }
+        }
     }
 
-    /// Where users connect, with the real port.
+    /// The first one with its real port.
+    fn first_bind(&self) -> Option<Bind> {
+        match self {
+            Self::Tcp(listeners) => listeners.first().map(Listener::local_bind),
+            Self::Udp(ports) => ports.first().map(|port| port.local_addr().into()),
+        }
+    }
+
+    fn serve(self, shared: &Arc<Shared>, tasks: &Tasks) {
+        match self {
+            Self::Tcp(listeners) => {
+                for (index, listener) in listeners.into_iter().enumerate() {
+                    let accept = forward::accept(Arc::clone(shared), tasks.clone(), index, listener);
+                    tasks.spawn("accept", accept);
+                }
+            }
+            Self::Udp(ports) => {
+                for (index, port) in ports.into_iter().enumerate() {
+                    tasks.spawn("packets", udp::serve(Arc::clone(shared), index, port));
+                }
+            }
+        }
+    }
+}
+
+impl Running {
+    /// Where users connect, with the real port; of a reverse tunnel it is the router's.
     pub fn bind(&self) -> Span<Bind> {
-        self.shared.bind.clone()
+        self.shared.bind()
+    }
+
+    /// The address of the first port, unless users connect to a Unix socket.
+    pub fn local_addr(&self) -> Option<SocketAddr> {
+        self.bind().first().socket_addr()
     }
 
     /// From the start of [`start`] to ready.
@@ -230,6 +285,20 @@ impl Drop for Running {
 }
 
 impl Shared {
+    fn bind(&self) -> Span<Bind> {
+        self.bind.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Where the router listens from now on, for reverse tunnels: with port 0 it may be another one each time.
+    fn set_binds(&self, binds: Vec<Bind>) {
+        if self.settings.tunnel.direction == Direction::Reverse
+            && let Some(first) = binds.into_iter().next()
+        {
+            let bind = self.settings.tunnel.bind.starting_at(first);
+            *self.bind.lock().unwrap_or_else(PoisonError::into_inner) = bind;
+        }
+    }
+
     /// Why there is no session, or why the last connection was not served.
     fn last_error(&self) -> Option<String> {
         self.link.last_error().or_else(|| self.last_outcome.failure())

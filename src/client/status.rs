@@ -77,7 +77,7 @@ impl Shared {
             pid: std::process::id(),
             router: self.settings.router.addresses.first().cloned(),
             source: Some(tunnel.source.clone()),
-            bind: Some(self.bind.clone()),
+            bind: Some(self.bind()),
             protocol: Some(tunnel.protocol),
             direction: Some(tunnel.direction),
             carrier: session.as_ref().map(|_| CARRIER.to_owned()),

@@ -116,6 +116,8 @@ impl From<StartError> for Failure {
             StartError::Refused { .. } => "not_admitted",
             StartError::TicketRefused { .. } => "ticket_refused",
             StartError::Denied { .. } => "target_denied",
+            StartError::Unpublished { .. } => "not_published",
+            StartError::Replaced { .. } => "replaced",
             StartError::Unsupported { .. } => "unsupported",
             StartError::Handshake { .. } => "handshake_failed",
             StartError::System { .. } => "system",

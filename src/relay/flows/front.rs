@@ -7,36 +7,35 @@ use std::time::Duration;
 use bytes::Bytes;
 use ipnet::IpNet;
 use tokio::time::MissedTickBehavior;
-use tokio_util::sync::CancellationToken;
 
 use super::flow::{Flow, FlowRules, now};
 use super::table::FlowTable;
 use super::traffic::Loss;
-use super::{Flows, lock};
+use super::{Flows, Scope, lock};
 use crate::ends::{Arrived, UdpPort, Way, canonical, parse_datagram, visited};
 use crate::relay::Table;
 use crate::session::DatagramRoom;
-use crate::tunnel::Options;
 use crate::wire::Code;
-
-/// What can be set about a listening socket.
-#[derive(Clone, Debug)]
-pub struct FrontSettings {
-    /// Silence after which a flow is over.
-    pub idle: Option<Duration>,
-    /// Flows at one time, at most.
-    pub max_flows: usize,
-    /// Front ends that say who a visitor is, in a PROXY header in front of a flow's first packet.
-    pub trusted: Vec<IpNet>,
-}
 
 /// A listening socket and the flows of its senders.
 #[derive(Debug)]
 pub struct Front {
     port: Arc<UdpPort>,
-    settings: FrontSettings,
     senders: Mutex<FlowTable<Arc<Flow>>>,
     table: Table,
+}
+
+/// Where a new sender's flow goes.
+#[derive(Clone, Debug)]
+pub struct Destination {
+    /// The session's flows.
+    pub flows: Flows,
+    /// The rules of the tunnel there.
+    pub rules: FlowRules,
+    /// Flows at one time, at most.
+    pub max_flows: usize,
+    /// Front ends that say who a visitor is, in a PROXY header in front of a flow's first packet.
+    pub trusted: Arc<[IpNet]>,
 }
 
 /// A sender without a flow, and what it sent.
@@ -46,32 +45,16 @@ struct Newcomer {
     packet: Bytes,
 }
 
-impl FrontSettings {
-    /// As a tunnel's options say.
-    pub fn new(options: &Options) -> Self {
-        Self {
-            idle: options.flow_idle,
-            max_flows: options.max_flows,
-            trusted: options.trusted_proxies.clone(),
-        }
-    }
-}
-
 impl Front {
     /// The flows of `port` go to the lists and counters of `table`.
-    pub fn new(port: Arc<UdpPort>, settings: FrontSettings, table: &Table) -> Self {
-        let senders = Mutex::new(FlowTable::new(settings.max_flows));
-        Self { port, settings, senders, table: table.clone() }
+    pub fn new(port: UdpPort, table: &Table) -> Self {
+        Self { port: Arc::new(port), senders: Mutex::default(), table: table.clone() }
     }
 }
 
-/// Serves the socket until `stop`; `pick` names the session that a new sender's flow goes to, and the rules there.
-/// Dropped or stopped, the flows go on until their sessions end them.
-pub async fn front(
-    front: &Front,
-    pick: impl Fn() -> Option<(Flows, FlowRules)>,
-    stop: &CancellationToken,
-) {
+/// Serves the socket until `scope.stop`, or until nobody is left while it drains; `pick` says where a new sender's
+/// flow goes, if anywhere. The flows that are left then end.
+pub async fn front(front: &Front, pick: impl Fn() -> Option<Destination>, scope: &Scope) {
     let mut newcomers = Vec::new();
     let mut tick = tokio::time::interval(SWEEP);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -84,13 +67,16 @@ pub async fn front(
                 front.take(&arrived, &mut newcomers, &mut room, now);
             }) => received,
             _ = tick.tick() => {
-                front.sweep(now);
+                lock(&front.senders).sweep();
+                if scope.draining.is_cancelled() && lock(&front.senders).is_empty() {
+                    break;
+                }
                 let total = front.port.overflowed();
                 front.table.traffic().count_lost(Loss::Overflow, total.saturating_sub(overflowed));
                 overflowed = total;
                 continue;
             }
-            () = stop.cancelled() => break,
+            () = scope.stop.cancelled() => break,
         };
         if let Err(error) = received {
             tracing::warn!(local = %front.port.local_addr(), %error, "cannot receive, trying again");
@@ -134,20 +120,21 @@ impl Front {
         if let Some(flow) = lock(&self.senders).get(&newcomer.from).cloned() {
             return flow.send(&newcomer.packet, &mut DatagramRoom::default(), now);
         }
-        let Some((flows, rules)) = pick() else { return traffic.count_lost(Loss::NoSession, 1) };
-        let room = lock(&self.senders).make_room(now);
+        let Some(to) = pick() else { return traffic.count_lost(Loss::NoSession, 1) };
+        let room = lock(&self.senders).make_room(to.max_flows, now);
         match room {
             Ok(Some(evicted)) => evicted.flows.close(evicted.id, Code::Evicted, ""),
             Ok(None) => {}
             Err(_) => return traffic.count_lost(Loss::TableFull, 1),
         }
-        let Some((visitor, place, packet)) = self.introduced(&newcomer) else {
+        let Some((visitor, place, packet)) = self.introduced(&newcomer, &to.trusted) else {
             return traffic.count_lost(Loss::Malformed, 1);
         };
         let (first, rest) =
             if packet.len() <= FIRST_MOST { (Some(packet), None) } else { (None, Some(packet)) };
         let way = Way { to: newcomer.from, from: newcomer.to };
-        match flows.open_for(rules, (&self.port, way), (visitor, place), first).await {
+        let opened = to.flows.open_for(to.rules, (&self.port, way), (visitor, place), first);
+        match opened.await {
             Ok(flow) => {
                 if let Some(packet) = rest {
                     flow.send(&packet, &mut DatagramRoom::default(), now);
@@ -163,25 +150,20 @@ impl Front {
 
     /// Who the sender is and where it sent to, and the packet; by the word of a front end that is trusted. `None` when
     /// that word makes no sense.
-    fn introduced(&self, newcomer: &Newcomer) -> Option<(SocketAddr, SocketAddr, Bytes)> {
+    fn introduced(
+        &self,
+        newcomer: &Newcomer,
+        trusted: &[IpNet],
+    ) -> Option<(SocketAddr, SocketAddr, Bytes)> {
         let from = canonical(newcomer.from);
         let place = visited(self.port.local_addr(), newcomer.to);
         let packet = newcomer.packet.clone();
-        if !self.settings.trusted.iter().any(|network| network.contains(&from.ip())) {
+        if !trusted.iter().any(|network| network.contains(&from.ip())) {
             return Some((from, place, packet));
         }
         let (named, length) = parse_datagram(&packet).ok()?;
         let (visitor, place) = named.unwrap_or((from, place));
         Some((visitor, place, packet.slice(length..)))
-    }
-
-    /// [FLW-10]
-    fn sweep(&self, now: u64) {
-        let idle = self.settings.idle.map(|idle| idle.as_millis() as u64);
-        let silent = lock(&self.senders).sweep(now, idle);
-        for flow in silent {
-            flow.flows.close(flow.id, Code::Idle, "");
-        }
     }
 }
 

@@ -22,7 +22,7 @@ use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
 pub use flow::FlowRules;
-pub use front::{Front, FrontSettings, front};
+pub use front::{Destination, Front, front};
 pub use reassembly::Reassembly;
 pub use table::{ANSWERED_PATIENCE, Aging, FlowTable, PATIENCE, TableFull};
 pub use traffic::{Loss, Traffic};

@@ -22,7 +22,6 @@ pub struct FlowTable<F> {
     /// an earlier one of the same sender.
     ages: BinaryHeap<Reverse<(u64, u64, SocketAddr)>>,
     next: u64,
-    capacity: usize,
 }
 
 /// Every flow is in use.
@@ -30,10 +29,16 @@ pub struct FlowTable<F> {
 #[error("as many flows are in use as may")]
 pub struct TableFull;
 
+impl<F> Default for FlowTable<F> {
+    fn default() -> Self {
+        Self { flows: HashMap::new(), ages: BinaryHeap::new(), next: 0 }
+    }
+}
+
 impl<F: Aging> FlowTable<F> {
-    /// A table for at most `capacity` flows.
-    pub fn new(capacity: usize) -> Self {
-        Self { flows: HashMap::new(), ages: BinaryHeap::new(), next: 0, capacity: capacity.max(1) }
+    /// An empty table.
+    pub fn new() -> Self {
+        Self::default()
     }
 
     /// How many flows there are, those included that are over and were not noticed yet.
@@ -51,11 +56,11 @@ impl<F: Aging> FlowTable<F> {
         self.flows.get(sender).map(|(_, flow)| flow).filter(|flow| !flow.is_over())
     }
 
-    /// Makes sure that there is room for one more: `None` when there is, or the flow that had to give way, which is
-    /// the one that was silent for longest. One that has been answered may be silent for a while before it must, as a
-    /// conversation; one that never was need not be spared for long. [FLW-12]
-    pub fn make_room(&mut self, now: u64) -> Result<Option<F>, TableFull> {
-        if self.flows.len() < self.capacity {
+    /// Makes sure that there is room for one more below `capacity`: `None` when there is, or the flow that had to give
+    /// way, which is the one that was silent for longest. One that has been answered may be silent for a while before
+    /// it must, as a conversation; one that never was need not be spared for long. [FLW-12]
+    pub fn make_room(&mut self, capacity: usize, now: u64) -> Result<Option<F>, TableFull> {
+        if self.flows.len() < capacity {
             return Ok(None);
         }
         // Bounded: each turn either ends here, or takes out of the heap what is put back with a later time.
@@ -89,30 +94,15 @@ impl<F: Aging> FlowTable<F> {
         self.flows.insert(sender, (self.next, flow)).map(|(_, earlier)| earlier)
     }
 
-    /// Takes out every flow that is over, or was silent for `idle` milliseconds; those that were silent are returned.
-    pub fn sweep(&mut self, now: u64, idle: Option<u64>) -> Vec<F> {
-        let mut silent = Vec::new();
-        let Some(idle) = idle else {
-            self.flows.retain(|_, (_, flow)| !flow.is_over());
-            return silent;
-        };
-        while let Some((used_at, number, sender, flow)) = self.pop_oldest() {
-            if !flow.is_over() && now.saturating_sub(used_at) < idle {
-                self.ages.push(Reverse((used_at, number, sender)));
-                break;
-            }
-            self.flows.remove(&sender);
-            if !flow.is_over() {
-                silent.push(flow);
-            }
-        }
-        silent
-    }
-
-    /// Takes out a sender's flow when it is over.
-    pub fn forget(&mut self, sender: &SocketAddr) {
-        if self.flows.get(sender).is_some_and(|(_, flow)| flow.is_over()) {
-            self.flows.remove(sender);
+    /// Takes out every flow that is over.
+    pub fn sweep(&mut self) {
+        self.flows.retain(|_, (_, flow)| !flow.is_over());
+        // Flows that come and go leave entries behind.
+        if self.ages.len() > 2 * self.flows.len() + SPARE {
+            let entry = |(sender, (number, flow)): (&SocketAddr, &(u64, F))| {
+                Reverse((flow.used_at(), *number, *sender))
+            };
+            self.ages = self.flows.iter().map(entry).collect();
         }
     }
 
@@ -146,6 +136,8 @@ pub const PATIENCE: u64 = 1_000;
 pub const ANSWERED_PATIENCE: u64 = 30_000;
 /// Conversations that are looked at for one that was silent for long: what one newcomer may cost.
 const SPARED_MOST: usize = 64;
+/// Entries of flows that are gone, in a small table.
+const SPARE: usize = 64;
 
 #[cfg(test)]
 mod tests {
@@ -182,10 +174,10 @@ mod tests {
     }
 
     fn full(count: u16) -> (FlowTable<Fake>, Vec<Fake>) {
-        let mut table = FlowTable::new(count.into());
+        let mut table = FlowTable::new();
         let flows: Vec<_> = (0..count).map(|at| Fake::used(u64::from(at))).collect();
         for (at, flow) in flows.iter().enumerate() {
-            assert!(table.make_room(0).expect("room").is_none());
+            assert!(table.make_room(count.into(), 0).expect("room").is_none());
             assert!(table.insert(sender(at as u16), flow.clone()).is_none());
         }
         (table, flows)
@@ -194,10 +186,10 @@ mod tests {
     #[test]
     fn h27_the_one_that_was_silent_for_longest_gives_way() {
         let (mut table, flows) = full(4);
-        assert_eq!(table.make_room(PATIENCE - 1).err(), Some(TableFull), "all are in use");
+        assert_eq!(table.make_room(4, PATIENCE - 1).err(), Some(TableFull), "all are in use");
         flows[0].0.0.set(2_000);
         flows[1].0.1.set(true);
-        let evicted = table.make_room(3_000).expect("room").expect("one gives way");
+        let evicted = table.make_room(4, 3_000).expect("room").expect("one gives way");
         assert!(
             Rc::ptr_eq(&evicted.0, &flows[2].0),
             "the first was used since, the second answered"
@@ -205,7 +197,7 @@ mod tests {
         assert_eq!(table.len(), 3);
         assert!(table.get(&sender(2)).is_none() && table.get(&sender(1)).is_some());
         table.insert(sender(9), Fake::used(3_000));
-        let evicted = table.make_room(3_001).expect("room").expect("one gives way");
+        let evicted = table.make_room(4, 3_001).expect("room").expect("one gives way");
         assert!(Rc::ptr_eq(&evicted.0, &flows[3].0));
     }
 
@@ -215,30 +207,32 @@ mod tests {
         flows[1].0.2.set(true);
         assert!(table.get(&sender(1)).is_none());
         flows[0].0.0.set(50);
-        assert!(table.make_room(60).expect("room").is_none(), "nobody had to give way");
+        assert!(table.make_room(2, 60).expect("room").is_none(), "nobody had to give way");
         assert_eq!(table.len(), 1);
-        table.forget(&sender(0));
-        assert_eq!(table.len(), 1, "it is not over");
     }
 
     #[test]
-    fn silence_ends_a_flow_and_use_keeps_it() {
-        let (mut table, flows) = full(3);
-        flows[2].0.0.set(500);
-        assert_eq!(table.sweep(100, None).len(), 0);
-        assert_eq!(table.sweep(1_200, Some(1_000)).len(), 2);
-        assert_eq!(table.len(), 1);
-        assert_eq!(table.sweep(1_499, Some(1_000)).len(), 0);
-        assert_eq!(table.sweep(1_500, Some(1_000)).len(), 1);
-        assert!(table.is_empty() && table.ages.is_empty());
+    fn flows_that_come_and_go_leave_nothing_behind() {
+        let mut table = FlowTable::new();
+        for at in 0..10_000u64 {
+            let flow = Fake::used(at);
+            table.insert(sender(at as u16), flow.clone());
+            flow.0.2.set(true);
+            if at % 100 == 0 {
+                table.sweep();
+                assert!(table.is_empty() && table.ages.len() <= 2 * SPARE + 100);
+            }
+        }
     }
 
     #[test]
     fn a_sender_that_comes_again_has_one_flow() {
-        let mut table = FlowTable::new(4);
+        let mut table = FlowTable::new();
         assert!(table.insert(sender(1), Fake::used(0)).is_none());
         assert!(table.insert(sender(1), Fake::used(10)).is_some());
-        assert_eq!(table.sweep(10_000, Some(1)).len(), 1);
+        assert_eq!(table.len(), 1);
+        let evicted = table.make_room(1, 10_000).expect("room").expect("one gives way");
+        assert_eq!(evicted.used_at(), 10);
         assert!(table.is_empty());
         table.insert(sender(1), Fake::used(0));
         assert_eq!(table.drain().len(), 1);

@@ -1,0 +1,162 @@
+//! Reverse tunnels: the router says which tunnel a visitor or a flow is for, and this process dials what its own
+//! configuration says, nothing else. [RVS-3]
+
+use std::sync::Arc;
+
+use super::Shared;
+use super::declare::pair;
+use super::link::Line;
+use crate::ends::{self, DialError, Transport, UdpPort};
+use crate::policy::Decision;
+use crate::relay::{EndedBy, FlowRules, Flows, Opening, pipe};
+use crate::session::{Incoming, Knock};
+use crate::task::Tasks;
+use crate::tunnel::{Direction, Protocol, ProxyProtocol, Target};
+use crate::wire::{Code, FlowOpen, StreamClass};
+
+/// Serves the streams that the router opens, until the session ends. A tunnel that has no use for any allows none.
+pub(super) async fn streams(shared: Arc<Shared>, tasks: Tasks, line: Line) {
+    let spec = &shared.settings.tunnel;
+    if (spec.direction, spec.protocol) != (Direction::Forward, Protocol::Tcp) {
+        line.session.welcome_streams();
+    }
+    while let Ok(knock) = line.session.accept().await {
+        tasks.spawn("stream", stream(Arc::clone(&shared), line.flows.clone(), knock));
+    }
+}
+
+async fn stream(shared: Arc<Shared>, flows: Flows, knock: Knock) {
+    let incoming = match knock.header(shared.settings.session.message_timeout).await {
+        Ok(incoming) => incoming,
+        Err(error) => return tracing::debug!(%error, "stream dropped"),
+    };
+    match StreamClass::try_from(incoming.header.class) {
+        Ok(StreamClass::Incoming) => visitor(&shared, incoming).await,
+        Ok(StreamClass::Flow) => flows.spilled(incoming).await,
+        _ => {
+            let message = "a client does not know streams of this class";
+            incoming.refuse(Code::Unsupported, message).await;
+        }
+    }
+}
+
+/// What a number of the router's stands for: a reverse tunnel of this process, or nothing at all. [RVS-3]
+fn own_source(shared: &Shared, protocol: Protocol, number: u32) -> Result<Target, String> {
+    let spec = &shared.settings.tunnel;
+    let declared = (spec.direction, spec.protocol) == (Direction::Reverse, protocol);
+    let found = pair(spec, number).filter(|_| declared);
+    found.map(|(_, source)| source).ok_or_else(|| {
+        let what = format!("the router asks for {protocol} tunnel {number}, which is not declared here");
+        if note(shared, "?", &what) {
+            tracing::warn!("{what}");
+        }
+        what
+    })
+}
+
+async fn visitor(shared: &Shared, incoming: Incoming) {
+    let header = &incoming.header;
+    let source = match own_source(shared, Protocol::Tcp, header.tunnel) {
+        // An address of the router's choice is none of ours, and a sign of what it is up to.
+        Ok(source) if header.target.is_empty() => source,
+        Ok(_) => return incoming.refuse(Code::Denied, "a client dials no address of a router").await,
+        Err(reason) => return incoming.refuse(Code::Denied, &reason).await,
+    };
+    let target = source.to_string();
+    if shared.table.active() >= shared.settings.max_connections {
+        let reason = "too many connections: [performance] max_connections is reached";
+        note(shared, &target, reason);
+        return incoming.refuse(Code::Limit, reason).await;
+    }
+    if shared.accepting.is_cancelled() {
+        return incoming.refuse(Code::ShuttingDown, "the tunnel is about to end").await;
+    }
+    let entry = shared.table.enter_named(header.visitor.clone(), &shared.connections);
+    let dialled = tokio::select! {
+        dialled = ends::dial(&source, |_| Decision::Allowed, &shared.settings.dial) => dialled,
+        () = entry.stop.cancelled() => {
+            return incoming.refuse(Code::Killed, "ended by an operator").await;
+        }
+    };
+    let mut socket = match dialled {
+        Ok(socket) => socket,
+        Err(error) => {
+            let reason = error.to_string();
+            shared.last_outcome.not_served(&target, &reason);
+            if note(shared, &target, &reason) {
+                tracing::warn!(target, reason, "visitor refused");
+            }
+            return incoming.refuse(code(&error), "the service does not answer").await;
+        }
+    };
+    shared.last_outcome.served();
+    let preface = preface(shared, Transport::Stream, &header.visitor, &header.visited);
+    if let Err(error) = socket.write_first(&preface).await {
+        return incoming.refuse(Code::Reset, &error.to_string()).await;
+    }
+    let Ok((sender, receiver, _seat)) = incoming.admit().await else { return };
+    let settings = &shared.settings.relay;
+    let moved = pipe(socket, sender, receiver, settings, &entry.counters, &entry.stop).await;
+    if moved.ended_by != EndedBy::Done {
+        tracing::debug!(target, ended_by = %moved.ended_by, "connection ended");
+    }
+}
+
+/// A flow of a visitor: a socket of its own towards the source. A name is looked up in a task, so that others need not
+/// wait for it.
+pub(super) fn flow(shared: &Arc<Shared>, tasks: &Tasks, flows: &Flows, open: FlowOpen) {
+    let Some(opening) = flows.announced(open) else {
+        return tracing::debug!("the router numbers its flows wrongly");
+    };
+    let source = match own_source(shared, Protocol::Udp, opening.open.tunnel) {
+        Ok(source) => source,
+        Err(reason) => return opening.refuse(Code::Denied, &reason),
+    };
+    let (shared, tunnel) = (Arc::clone(shared), opening.open.tunnel);
+    if shared.table.active() >= shared.settings.max_connections || shared.accepting.is_cancelled() {
+        return opening.refuse(Code::Limit, "as many connections as there may be");
+    }
+    tasks.spawn_until_cancelled("open flow", async move {
+        match connected(&shared, &source).await {
+            Ok(port) => serve(&shared, opening, port, tunnel),
+            Err(error) => {
+                let (target, reason) = (source.to_string(), error.to_string());
+                shared.last_outcome.not_served(&target, &reason);
+                if note(&shared, &target, &reason) {
+                    tracing::warn!(target, reason, "flow refused");
+                }
+                opening.refuse(code(&error), "the service cannot be reached");
+            }
+        }
+    });
+}
+
+async fn connected(shared: &Shared, source: &Target) -> Result<UdpPort, DialError> {
+    ends::dial_udp(source, |_| Decision::Allowed, &shared.settings.dial).await
+}
+
+fn serve(shared: &Shared, opening: Opening, port: UdpPort, tunnel: u32) {
+    let options = &shared.settings.tunnel.options;
+    let open = &opening.open;
+    let preface = preface(shared, Transport::Datagram, &open.visitor, &open.visited);
+    let entry = shared.table.enter_flow(open.visitor.clone(), &shared.connections);
+    let preface = (!preface.is_empty()).then(|| preface.into());
+    opening.serve(FlowRules::new(tunnel, options), port, entry, preface);
+}
+
+/// What the source is told of a visitor before the first byte.
+fn preface(shared: &Shared, transport: Transport, visitor: &str, visited: &str) -> Vec<u8> {
+    match shared.settings.tunnel.options.proxy_protocol {
+        ProxyProtocol::Off => Vec::new(),
+        version => ends::header(version, transport, visitor.parse().ok(), visited.parse().ok()),
+    }
+}
+
+fn note(shared: &Shared, target: &str, reason: &str) -> bool {
+    shared.table.refuse(target, None, reason)
+}
+
+/// What the router is told of a dial that failed: not why, which is nobody's business but this side's. [STR-13]
+fn code(error: &DialError) -> Code {
+    error.code()
+}

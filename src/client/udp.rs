@@ -1,0 +1,24 @@
+//! Forward UDP: every sender at a listening socket is a flow.
+
+use std::sync::Arc;
+
+use super::Shared;
+use super::declare::TUNNEL;
+use crate::ends::UdpPort;
+use crate::relay::{Destination, FlowRules, Front, Scope, front};
+
+/// Serves one port of the tunnel until it ends. During an outage packets are lost, as they are on any network that is
+/// down.
+pub(super) async fn serve(shared: Arc<Shared>, index: usize, port: UdpPort) {
+    let options = &shared.settings.tunnel.options;
+    let rules = FlowRules::new(TUNNEL + index as u32, options);
+    let trusted = options.trusted_proxies.as_slice().into();
+    let pick = || {
+        let flows = shared.link.flows().filter(|_| !shared.accepting.is_cancelled())?;
+        let trusted = Arc::clone(&trusted);
+        Some(Destination { flows, rules, max_flows: options.max_flows, trusted })
+    };
+    let users = Front::new(port, &shared.table);
+    let scope = Scope { draining: shared.accepting.clone(), stop: shared.connections.clone() };
+    front(&users, pick, &scope).await;
+}

@@ -1,0 +1,278 @@
+//! Published ports: the router listens, and hands each visitor to the client whose tunnel it is. [RVS-1]
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use ipnet::IpNet;
+use tokio_util::sync::CancellationToken;
+
+use super::{Shared, now};
+use crate::ends::{ListenError, Listener, UdpPort};
+use crate::registry::rfc3339;
+use crate::relay::{Destination, FlowRules, Flows, Front, Scope, front};
+use crate::routes::{ClaimError, Holder, Lease, Route, Routes, ServerNumber};
+use crate::session::{Event, Session};
+use crate::task::Tasks;
+use crate::tunnel::{Bind, Protocol};
+use crate::wire::{Code, Replaced};
+
+use super::visitor;
+
+/// The ports that this router listens on for clients.
+#[derive(Debug)]
+pub(super) struct Published {
+    routes: Mutex<Routes<Server>>,
+    /// What ends the listener of a route.
+    listening: Mutex<HashMap<Route, CancellationToken>>,
+}
+
+/// A tunnel of a client that is in: where visitors of a port are handed to.
+#[derive(Clone, Debug)]
+pub(super) struct Server {
+    pub(super) session: Session,
+    pub(super) flows: Flows,
+    pub(super) rules: FlowRules,
+    pub(super) max_flows: usize,
+    /// Front ends whose word is taken for who a visitor is.
+    pub(super) trusted: Arc<[IpNet]>,
+    /// The client's name, for lists and logs.
+    pub(super) client: String,
+}
+
+/// Holds a published port for one tunnel of one session; dropped, the tunnel serves it no longer.
+#[derive(Debug)]
+pub(super) struct Publication {
+    shared: Arc<Shared>,
+    tasks: Tasks,
+    number: ServerNumber,
+}
+
+/// Why a port is not published: the code and words for the client.
+pub(super) type Refusal = (Code, String);
+
+/// Who asks for a port.
+pub(super) struct Claim {
+    pub(super) protocol: Protocol,
+    pub(super) holder: Holder,
+    pub(super) instance: uuid::Uuid,
+    pub(super) server: Server,
+}
+
+impl Published {
+    pub(super) fn new(memory: Duration, leases: Vec<Lease>) -> Self {
+        let mut routes = Routes::new(memory);
+        routes.reserve(leases, now());
+        Self { routes: Mutex::new(routes), listening: Mutex::default() }
+    }
+
+    pub(super) fn routes(&self) -> MutexGuard<'_, Routes<Server>> {
+        lock(&self.routes)
+    }
+
+    /// The server for the next visitor.
+    fn pick(&self, route: &Route) -> Option<Server> {
+        self.routes().pick(route)
+    }
+
+    /// Ends the listener of a route, if there is one.
+    fn silence(&self, route: &Route) {
+        if let Some(stop) = lock(&self.listening).remove(route) {
+            stop.cancel();
+        }
+    }
+}
+
+/// A socket that listens for visitors.
+enum Socket {
+    Tcp(Listener),
+    Udp(UdpPort),
+}
+
+impl Socket {
+    fn bind(protocol: Protocol, bind: &Bind) -> Result<Self, ListenError> {
+        match protocol {
+            Protocol::Tcp => Listener::bind(bind, BACKLOG).map(Self::Tcp),
+            Protocol::Udp => UdpPort::bind(bind).map(Self::Udp),
+        }
+    }
+
+    /// The bind with its real port.
+    fn bound(&self) -> Bind {
+        match self {
+            Self::Tcp(listener) => listener.local_bind(),
+            Self::Udp(port) => port.local_addr().into(),
+        }
+    }
+}
+
+/// Publishes a port for a tunnel, or says why not: the bind with its real port. Policy has been asked. [RVS-1] [RVS-2]
+pub(super) async fn publish(
+    shared: &Arc<Shared>,
+    tasks: &Tasks,
+    bind: &Bind,
+    claim: Claim,
+) -> Result<(Bind, Publication), Refusal> {
+    let protocol = claim.protocol;
+    let is_any = bind.socket_addr().is_some_and(|addr| addr.port() == 0);
+    // Which port it is shows only once it is bound; one that is kept for somebody is given back.
+    let mut socket = if is_any { Some(listen(shared, protocol, bind).await?) } else { None };
+    let bound = socket.as_ref().map_or_else(|| bind.clone(), Socket::bound);
+    let route = Route::new(protocol, &bound);
+    let Claim { holder, instance, server, .. } = claim;
+    let client = server.client.clone();
+    let addr = server.session.connection().remote_addr();
+    let claimed = shared.published.routes().claim(route.clone(), holder.clone(), instance, server, now());
+    let claimed = claimed.map_err(|error| refusal(&error))?;
+    let number = claimed.number;
+    let publication = Publication { shared: Arc::clone(shared), tasks: tasks.clone(), number };
+    claimed.closed.iter().for_each(|route| shared.published.silence(route));
+    if claimed.is_new {
+        let socket = match socket.take() {
+            Some(socket) => socket,
+            // Dropped on failure, the publication takes the claim back.
+            None => listen(shared, protocol, &bound).await?,
+        };
+        serve(shared, tasks, route.clone(), socket);
+    }
+    for replaced in claimed.replaced {
+        tell_replaced(tasks, replaced, &client, addr);
+    }
+    for superseded in claimed.superseded {
+        superseded.session.close(Code::Done, "the same process has come back");
+    }
+    remember(shared, tasks, Lease { route, holder, released_at: None });
+    Ok((bound, publication))
+}
+
+impl Drop for Publication {
+    fn drop(&mut self) {
+        let released = self.shared.published.routes().withdraw(self.number, now());
+        if let Some(lease) = released {
+            self.shared.published.silence(&lease.route);
+            remember(&self.shared, &self.tasks, lease);
+        }
+    }
+}
+
+/// Binds; a listener of the same port that is just about to end is waited for.
+async fn listen(shared: &Shared, protocol: Protocol, bind: &Bind) -> Result<Socket, Refusal> {
+    let mut tries = 0;
+    loop {
+        match Socket::bind(protocol, bind) {
+            Err(ListenError::InUse { .. }) if tries < LISTEN_TRIES => {
+                tries += 1;
+                tokio::time::sleep(LISTEN_PAUSE).await;
+            }
+            Ok(socket) => return Ok(socket),
+            Err(error) => {
+                let reason = error.to_string();
+                if shared.table.refuse(&bind.to_string(), None, &reason) {
+                    tracing::warn!(%bind, reason, "port not published");
+                }
+                return Err((Code::Unavailable, reason));
+            }
+        }
+    }
+}
+
+/// Serves visitors until nobody is there to be handed to, or the router stops.
+fn serve(shared: &Arc<Shared>, tasks: &Tasks, route: Route, socket: Socket) {
+    let stop = shared.accepting.child_token();
+    let earlier = lock(&shared.published.listening).insert(route.clone(), stop.clone());
+    debug_assert!(earlier.is_none_or(|earlier| earlier.is_cancelled()), "two listeners: {route}");
+    tracing::info!(%route, "port published");
+    let (shared, spawner) = (Arc::clone(shared), tasks.clone());
+    tasks.spawn("published port", async move {
+        match socket {
+            Socket::Tcp(listener) => accept(&shared, &spawner, &route, listener, &stop).await,
+            Socket::Udp(port) => packets(&shared, &route, port, &stop).await,
+        }
+        tracing::info!(%route, "port no longer published");
+    });
+}
+
+async fn accept(
+    shared: &Arc<Shared>,
+    tasks: &Tasks,
+    route: &Route,
+    listener: Listener,
+    stop: &CancellationToken,
+) {
+    while let Some((stream, peer)) = stop.run_until_cancelled(listener.accept()).await {
+        match shared.published.pick(route) {
+            Some(server) => {
+                tasks.spawn("visitor", visitor::serve(Arc::clone(shared), server, stream, peer));
+            }
+            // The last server has just left.
+            None => stream.reset(),
+        }
+    }
+}
+
+async fn packets(shared: &Shared, route: &Route, port: UdpPort, stop: &CancellationToken) {
+    let visitors = Front::new(port, &shared.table);
+    let pick = || {
+        let server = shared.published.pick(route)?;
+        let Server { flows, rules, max_flows, trusted, .. } = server;
+        Some(Destination { flows, rules, max_flows, trusted })
+    };
+    let scope = Scope { draining: stop.clone(), stop: stop.clone() };
+    front(&visitors, pick, &scope).await;
+}
+
+/// [RVS-4]
+fn tell_replaced(tasks: &Tasks, server: Server, by: &str, addr: SocketAddr) {
+    let replaced = Replaced {
+        tunnel: server.rules.tunnel,
+        by: format!("{by} at {addr}"),
+        since: rfc3339(SystemTime::now()),
+    };
+    tracing::info!(client = server.client, by, %addr, "tunnel taken over");
+    tasks.spawn_until_cancelled("tell replaced", async move {
+        // One that does not read hears it by the end of its session.
+        let said = server.session.say(Event::Replaced(replaced));
+        let _ = tokio::time::timeout(TELL_LIMIT, said).await;
+    });
+}
+
+/// Nobody waits for the disk: a lease that is not written is lost with the router, and the port with it to whoever asks
+/// first.
+fn remember(shared: &Arc<Shared>, tasks: &Tasks, lease: Lease) {
+    let shared = Arc::clone(shared);
+    tasks.spawn("remember lease", async move {
+        if let Err(error) = written(&shared, lease).await {
+            tracing::warn!(%error, "a published port was not written down");
+        }
+    });
+}
+
+fn written(
+    shared: &Shared,
+    lease: Lease,
+) -> impl Future<Output = Result<(), crate::store::StoreError>> + use<> {
+    let store = shared.settings.store.clone();
+    async move { store.save_lease(lease, now()).await }
+}
+
+fn refusal(error: &ClaimError) -> Refusal {
+    let code = match error {
+        ClaimError::Replaced { .. } => Code::Replaced,
+        _ => Code::Taken,
+    };
+    (code, error.to_string())
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Visitors that may wait to be accepted; the system's own limit is below it on most hosts.
+const BACKLOG: u32 = 4_096;
+/// A listener that was told to end has ended within a fraction of this second.
+const LISTEN_TRIES: u32 = 50;
+const LISTEN_PAUSE: Duration = Duration::from_millis(20);
+/// How long a client that does not read its control stream is waited for.
+const TELL_LIMIT: Duration = Duration::from_secs(1);
