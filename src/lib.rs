@@ -23,6 +23,8 @@ pub mod session;
 
 pub mod relay;
 
+pub mod routes;
+
 pub mod store;
 
 pub mod service;
