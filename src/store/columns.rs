@@ -1,25 +1,49 @@
 //! Columns ⇄ the words of the product.
 
+use std::error::Error;
+use std::net::{IpAddr, SocketAddr};
+use std::str::FromStr;
+
 use rusqlite::Row;
 use rusqlite::types::Type;
 
 use crate::policy::Permissions;
-use crate::tunnel::{Identity, Name};
+use crate::routes::Route;
+use crate::tunnel::{Bind, Identity, Name, Protocol, UnixPath};
 
 pub(super) fn identity(row: &Row<'_>, column: &str) -> rusqlite::Result<Identity> {
     row.get::<_, [u8; Identity::LEN]>(column).map(Identity::from_bytes)
 }
 
 pub(super) fn name(row: &Row<'_>, column: &str) -> rusqlite::Result<Name> {
-    parse_name(row, column, row.get(column)?)
+    parse(row, column, &row.get::<_, String>(column)?)
 }
 
 pub(super) fn optional_name(row: &Row<'_>, column: &str) -> rusqlite::Result<Option<Name>> {
-    row.get::<_, Option<String>>(column)?.map(|text| parse_name(row, column, text)).transpose()
+    row.get::<_, Option<String>>(column)?.map(|text| parse(row, column, &text)).transpose()
 }
 
-fn parse_name(row: &Row<'_>, column: &str, text: String) -> rusqlite::Result<Name> {
-    text.parse().map_err(|error| unreadable(row, column, Box::new(error)))
+/// The columns `address` and `port` of a route.
+pub(super) fn place(route: &Route) -> (String, u16) {
+    match route.bind() {
+        Bind::Addr(addr) => {
+            let addr = addr.socket_addr();
+            (addr.ip().to_string(), addr.port())
+        }
+        Bind::Unix(path) => (path.to_string(), 0),
+    }
+}
+
+/// The route of the columns `protocol`, `address` and `port`.
+pub(super) fn route(row: &Row<'_>) -> rusqlite::Result<Route> {
+    let (protocol, address): (String, String) = (row.get("protocol")?, row.get("address")?);
+    let protocol = parse::<Protocol>(row, "protocol", &protocol)?;
+    let bind = if address.starts_with(UnixPath::PREFIX) {
+        parse::<Bind>(row, "address", &address)?
+    } else {
+        SocketAddr::new(parse::<IpAddr>(row, "address", &address)?, row.get("port")?).into()
+    };
+    Route::new(protocol, &bind).ok_or_else(|| unreadable(row, "port", "it is 0".into()))
 }
 
 pub(super) fn permissions(row: &Row<'_>, column: &str) -> rusqlite::Result<Permissions> {
@@ -49,11 +73,14 @@ pub(super) fn optional_time(row: &Row<'_>, column: &str) -> rusqlite::Result<Opt
     }
 }
 
-fn unreadable(
-    row: &Row<'_>,
-    column: &str,
-    error: Box<dyn std::error::Error + Send + Sync>,
-) -> rusqlite::Error {
+fn parse<T>(row: &Row<'_>, column: &str, text: &str) -> rusqlite::Result<T>
+where
+    T: FromStr<Err: Into<Box<dyn Error + Send + Sync>>>,
+{
+    text.parse().map_err(|error: T::Err| unreadable(row, column, error.into()))
+}
+
+fn unreadable(row: &Row<'_>, column: &str, error: Box<dyn Error + Send + Sync>) -> rusqlite::Error {
     let index = row.as_ref().column_index(column).unwrap_or_default();
     rusqlite::Error::FromSqlConversionFailure(index, Type::Text, error)
 }

@@ -1,4 +1,4 @@
-//! The router's control database: clients, tickets and tokens. The only module that contains SQL.
+//! The router's control database: clients, tickets, tokens and leases. The only module that contains SQL.
 //!
 //! It does not decide who may enter or what they may reach, it reads no clock (times are Unix seconds that the
 //! caller gives), and the data path never waits for it.
@@ -8,6 +8,7 @@
 mod clients;
 mod columns;
 mod error;
+mod leases;
 mod open;
 mod redeem;
 mod tickets;

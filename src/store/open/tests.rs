@@ -39,10 +39,32 @@ async fn a_database_from_a_newer_version_is_refused_with_what_to_do() {
         .await
         .expect("a later version");
     let error = Store::open(&path).expect_err("newer");
-    assert!(matches!(error, StoreError::Newer { found: 42, known: 1, .. }), "{error}");
+    assert!(matches!(error, StoreError::Newer { found: 43, known: 2, .. }), "{error}");
     let message = error.to_string();
     assert!(message.contains("install that version again"), "{message}");
     assert!(message.contains("router.db"), "{message}");
+}
+
+#[tokio::test]
+async fn a_database_of_the_first_schema_keeps_its_rows_and_learns_of_leases() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("router.db");
+    super::create_private(&path).expect("a file");
+    let mut old = rusqlite::Connection::open(&path).expect("an old database");
+    super::embedded::migrations::runner()
+        .set_target(refinery::Target::Version(1))
+        .run(&mut old)
+        .expect("the first schema");
+    old.execute(
+        "INSERT INTO tokens VALUES (x'0102030405060708', zeroblob(32), 'CI', 'ci', NULL, 7, NULL)",
+        [],
+    )
+    .expect("a token");
+    drop(old);
+    let store = Store::open(&path).expect("the same database");
+    let tokens = store.tokens().await.expect("tokens");
+    assert_eq!(tokens.iter().map(|row| row.name.as_str()).collect::<Vec<_>>(), ["CI"]);
+    assert_eq!(store.leases().await.expect("leases"), []);
 }
 
 #[test]
