@@ -2,6 +2,8 @@
 //!
 //! No body may panic for any input, and what is read must be written and read back the same.
 
+mod routes;
+
 use std::path::Path;
 use std::str::FromStr;
 
@@ -35,6 +37,7 @@ pub(crate) const TARGETS: &[Target] = &[
     ("record", record),
     ("spki", raw_public_key),
     ("server_hello", server_hello),
+    ("routes", routes::routes),
 ];
 
 /// Runs the body of one target.

@@ -65,5 +65,14 @@ fn every_corpus_and_every_program_has_a_target_and_the_reverse() {
     }
 }
 
+proptest::proptest! {
+    #[test]
+    fn no_sequence_of_claims_and_withdrawals_breaks_the_table_of_routes(
+        steps in proptest::collection::vec(proptest::num::u8::ANY, 0..1_200),
+    ) {
+        bodies::run("routes", &steps);
+    }
+}
+
 /// Places of one input that are changed.
 const PLACES: usize = 250;
