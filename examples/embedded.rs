@@ -12,7 +12,7 @@ use conduit::identity::{Keypair, Ticket, random_bytes};
 use conduit::registry::InviteParams;
 use conduit::store::Store;
 use conduit::transport::Secrets;
-use conduit::tunnel::{Direction, Protocol, TunnelId, TunnelSpec};
+use conduit::tunnel::{Direction, Options, Protocol, TunnelId, TunnelSpec};
 use conduit::{ends, relay, router, session, transport};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -64,6 +64,7 @@ async fn main() -> Result<(), Failure> {
         protocol: Protocol::Tcp,
         bind: "127.0.0.1:0".parse()?,
         source: source.into(),
+        options: Options::default(),
     };
     let client = client::start(client::Settings {
         id: TunnelId::new(&tunnel.name, 1),

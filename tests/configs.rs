@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use conduit::config::{Environment, FileKind, Validated, generate, validate};
-use conduit::tunnel::{Direction, Protocol, TunnelSpec};
+use conduit::tunnel::{Direction, Options, Protocol, TunnelSpec};
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/configs")
@@ -48,6 +48,7 @@ fn the_annotated_examples_are_generated() {
         protocol: Protocol::Tcp,
         bind: "0.0.0.0:80".parse().expect("a bind"),
         source: "10.2.0.2:8080".parse().expect("a target"),
+        options: Options::default(),
     };
     let host: &[(&str, &str)] = &[("router.host", "203.0.113.7")];
     let advertise: &[(&str, &str)] = &[("listen.advertise", "203.0.113.7:9999")];

@@ -8,7 +8,9 @@ use proptest::sample::subsequence;
 
 use super::schema::{Key, Kind, Places};
 use super::*;
-use crate::tunnel::{BindAddr, Direction, Host, HostPort, Identity, Name, Protocol, TunnelSpec};
+use crate::tunnel::{
+    BindAddr, Direction, Host, HostPort, Identity, Name, Options, Protocol, Target, TunnelSpec,
+};
 
 /// A legal value of a kind, as the environment writes it.
 fn legal(kind: Kind) -> BoxedStrategy<String> {
@@ -49,6 +51,21 @@ fn legal(kind: Kind) -> BoxedStrategy<String> {
             .prop_map(|targets| joined(targets.iter()))
             .boxed(),
         Kind::Bind => bind().prop_map(|bind| bind.to_string()).boxed(),
+        Kind::TunnelBind => prop_oneof![
+            bind().prop_map(|bind| bind.to_string()),
+            Just("127.0.0.1:27000-27015".to_owned()),
+            Just("unix:/run/app.sock".to_owned()),
+        ]
+        .boxed(),
+        Kind::TunnelSource => prop_oneof![
+            host_port().prop_map(|target| target.to_string()),
+            Just("db.internal:27000-27015".to_owned()),
+            Just("unix:/run/app.sock".to_owned()),
+        ]
+        .boxed(),
+        Kind::Networks => proptest::collection::vec(any::<std::net::IpAddr>(), 1..=8)
+            .prop_map(|addresses| joined(addresses.into_iter().map(ipnet::IpNet::from)))
+            .boxed(),
         Kind::Identity => {
             any::<[u8; 32]>().prop_map(|key| Identity::from_bytes(key).to_string()).boxed()
         }
@@ -84,8 +101,9 @@ fn tunnels() -> impl Strategy<Value = Vec<TunnelSpec>> {
             name: format!("t-{index}").parse::<Name>().expect("a name"),
             direction: Direction::Forward,
             protocol: Protocol::Tcp,
-            bind: BindAddr::from(std::net::SocketAddr::new(addr, 1000 + index as u16)),
-            source,
+            bind: std::net::SocketAddr::new(addr, 1000 + index as u16).into(),
+            source: Target::from(source).into(),
+            options: Options::default(),
         };
         parts.into_iter().enumerate().map(spec).collect()
     })

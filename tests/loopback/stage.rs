@@ -10,7 +10,7 @@ use conduit::identity::Keypair;
 use conduit::policy::Permissions;
 use conduit::store::{NewClient, Store};
 use conduit::tunnel::{
-    BindAddr, Direction, HostPort, Identity, Name, Protocol, TunnelId, TunnelSpec,
+    Direction, HostPort, Identity, Name, Options, Protocol, TunnelId, TunnelSpec,
 };
 use conduit::{ends, relay, router, session, transport};
 use tempfile::TempDir;
@@ -93,8 +93,9 @@ impl Stage {
             name: name("tunnel"),
             direction: Direction::Forward,
             protocol: Protocol::Tcp,
-            bind: BindAddr::from(SocketAddr::from(([127, 0, 0, 1], 0))),
-            source: HostPort::from(source),
+            bind: SocketAddr::from(([127, 0, 0, 1], 0)).into(),
+            source: source.into(),
+            options: Options::default(),
         };
         let mut settings = client::Settings {
             id: TunnelId::new(&tunnel.name, 2),
