@@ -3,7 +3,7 @@
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use super::{
-    completions, config, demo, down, init, kill, list, logs, man, router, start, status, up,
+    completions, config, connect, demo, down, init, kill, list, logs, man, router, start, status, up,
 };
 
 /// The command line.
@@ -68,6 +68,8 @@ pub(super) enum Verb {
     Logs(logs::Args),
     /// Check, show or write configuration files
     Config(config::Args),
+    /// One connection on stdin and stdout, for ssh's ProxyCommand
+    Connect(connect::Args),
     /// See it work: router, web service and tunnel in one process
     Demo(demo::Args),
     /// Print version, commit and target

@@ -20,6 +20,7 @@ use crate::fleet::{Failure, Kind};
 use crate::identity::{Keypair, Ticket, random_bytes};
 use crate::registry::InviteParams;
 use crate::router;
+use crate::routes::Lease;
 use crate::store::Store;
 use crate::task::Tasks;
 use crate::transport::Secrets;
@@ -43,7 +44,7 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<u8, Failure> {
         let show = show(context, home.path(), &tasks);
         let running = unless_interrupted(&mut signals, show).await?;
         if stays {
-            let url = format!("http://{}/", running.tunnel.local_addr());
+            let url = format!("http://{}/", running.tunnel.bind());
             context.line("")?;
             context.line(&format!("It stays up: open {url} or `curl {url}`. Ctrl-C ends it."))?;
             signals.next().await;
@@ -102,7 +103,7 @@ async fn show(context: &Context, home: &Path, tasks: &Tasks) -> Result<Demo, Fai
     steps.done("enrolment", &text)?;
 
     let tunnel = start_tunnel(keypair, address, web).await?;
-    let bind = tunnel.local_addr();
+    let bind = tunnel.local_addr().ok_or_else(|| lost("the tunnel has no address"))?;
     steps.done("tunnel", &format!("{bind} → {web} over QUIC (TLS 1.3, both keys pinned)"))?;
 
     let through = request(bind).await?;
@@ -140,6 +141,7 @@ async fn start_router(home: &Path) -> Result<router::Running, Failure> {
         session: crate::session::Settings::default(),
         relay: crate::relay::Settings::default(),
         dial: DialSettings::default(),
+        lease: Lease::MEMORY,
     };
     Ok(router::start(settings).await?)
 }
@@ -169,6 +171,7 @@ async fn start_tunnel(
         session: crate::session::Settings::default(),
         relay: crate::relay::Settings::default(),
         sockets: SocketSettings::default(),
+        dial: DialSettings::default(),
         max_connections: 1024,
         outage_wait: Duration::from_secs(10),
     };

@@ -10,7 +10,7 @@ use super::output::{Table, age, bytes, milliseconds, or_dash, seconds_since, sta
 use super::running::{ask_each, find};
 use crate::fleet::Failure;
 use crate::registry::{self, CallError, ConnectionStatus, Record, Request, TunnelStatus};
-use crate::tunnel::TunnelState;
+use crate::tunnel::{Direction, Protocol, TunnelState};
 
 /// Options of `list`.
 #[derive(Debug, clap::Args)]
@@ -223,11 +223,20 @@ fn table(rows: &[Row], with_reasons: bool) -> Table {
     table
 }
 
+/// `127.0.0.1:8080 → 10.2.0.2:8080`; users of a reverse tunnel connect at the router, and of UDP it is said.
+pub(super) fn ends(status: &TunnelStatus) -> String {
+    let udp = if status.protocol == Some(Protocol::Udp) { "/udp" } else { "" };
+    let at = if status.direction == Some(Direction::Reverse) { " (router)" } else { "" };
+    let (bind, source) = (or_dash(status.bind.as_ref()), or_dash(status.source.as_ref()));
+    format!("{bind}{udp}{at} → {source}")
+}
+
 fn connection_table(connections: &[ConnectionStatus]) -> Table {
-    let mut table = Table::new(["CONNECTION", "PEER", "STATE", "AGE", "UP", "DOWN"]);
+    let mut table = Table::new(["CONNECTION", "PROTOCOL", "PEER", "STATE", "AGE", "UP", "DOWN"]);
     for connection in connections {
         table.row([
             connection.id.clone(),
+            connection.protocol.to_string(),
             connection.peer.clone(),
             connection.state.clone(),
             age(connection.age_seconds),

@@ -6,6 +6,7 @@
 mod args;
 mod completions;
 mod config;
+mod connect;
 mod context;
 mod demo;
 mod down;
@@ -17,6 +18,7 @@ mod logs;
 mod man;
 mod output;
 mod prepare;
+mod reach;
 mod report;
 mod router;
 mod running;
@@ -68,6 +70,7 @@ fn run(verb: &Verb, context: &Context) -> Result<u8, Failure> {
         Verb::Status(args) => status::run(args, context),
         Verb::Logs(args) => logs::run(args, context),
         Verb::Config(args) => config::run(args, context),
+        Verb::Connect(args) => connect::run(args, context),
         Verb::Demo(args) => demo::run(args, context),
         Verb::Version => version::run(context),
         Verb::Completions(args) => completions::run(args, context),

@@ -1,15 +1,17 @@
 //! From options and files to what tunnel processes are launched with: the same for `start` and `up`.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::context::Context;
 use super::enrol::{self, Invitation};
+use crate::client::Once;
 use crate::config::{ClientConfig, Loaded, TokenSource, find_client_file};
 use crate::files;
 use crate::fleet::{Failure, Kind, Launch, Output, Pin, Tuning};
-use crate::identity::Keypair;
-use crate::tunnel::{Name, TunnelSpec};
+use crate::identity::{Keypair, ParseTokenError};
+use crate::tunnel::{Direction, Name, Options, Protocol, Target, TunnelSpec};
 
 /// A client that may connect: it has a key, and knows its router.
 #[derive(Debug)]
@@ -17,6 +19,7 @@ pub(super) struct Prepared {
     pub(super) config: ClientConfig,
     pub(super) tuning: Tuning,
     pub(super) pin: Pin,
+    keypair: Arc<Keypair>,
     token: Option<String>,
     client_name: String,
     notices: Vec<String>,
@@ -52,7 +55,7 @@ pub(super) async fn prepare(
         token.as_deref(),
     );
     let pin = trusted.await?;
-    Ok(Prepared { config, tuning, pin, token, client_name, notices: loaded.notices })
+    Ok(Prepared { config, tuning, pin, keypair, token, client_name, notices: loaded.notices })
 }
 
 impl Prepared {
@@ -84,6 +87,36 @@ impl Prepared {
         };
         launch.set_logging(&self.config.logging, log);
         Ok(launch)
+    }
+}
+
+impl Prepared {
+    /// What one connection to `target` needs.
+    pub(super) fn once(&self, target: &Target) -> Result<Once, Failure> {
+        let name = "connect".parse().map_err(|error: crate::tunnel::NameError| {
+            Failure::usage(error.to_string())
+        })?;
+        let token = self.token.as_deref().map(str::parse).transpose();
+        Ok(Once {
+            tunnel: TunnelSpec {
+                name,
+                direction: Direction::Forward,
+                protocol: Protocol::Tcp,
+                // Nobody listens: the user is here already.
+                bind: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into(),
+                source: target.clone().into(),
+                options: Options::default(),
+            },
+            keypair: Arc::clone(&self.keypair),
+            router: self.pin.clone().into(),
+            client_name: self.client_name.clone(),
+            token: token.map_err(|error: ParseTokenError| {
+                Failure::new(Kind::Config, "token", format!("the configured token is none: {error}"))
+            })?,
+            transport: self.tuning.transport(),
+            session: self.tuning.session(),
+            relay: self.tuning.relay(),
+        })
     }
 }
 

@@ -8,12 +8,12 @@ use tokio_util::sync::CancellationToken;
 use super::context::{Context, signals, unless_interrupted};
 use super::enrol::{read_ticket, remember_move};
 use super::prepare::{Prepared, client_file, prepare};
+use super::reach::RouterArgs;
 use super::report::warn;
 use super::service::{self, System};
 use super::tunnel::{self, TunnelArgs};
-use crate::config::{ClientConfig, Loaded, Overrides};
+use crate::config::{ClientConfig, Loaded};
 use crate::fleet::{Claimed, Failure, Launch, Output, Ready, Signals, pin_to_processors, spawn};
-use crate::tunnel::{HostPort, Identity};
 
 /// Options of `start`.
 #[derive(Debug, clap::Args)]
@@ -21,15 +21,8 @@ use crate::tunnel::{HostPort, Identity};
 pub(super) struct Args {
     #[command(flatten)]
     tunnel: TunnelArgs,
-    /// The router, when more than one is enrolled, or when it moved
-    #[arg(long, value_name = "HOST:PORT")]
-    router: Option<HostPort>,
-    /// The key that the router must show
-    #[arg(long, value_name = "ID")]
-    router_identity: Option<Identity>,
-    /// This client's private key [default: client.key in CONDUIT_HOME]
-    #[arg(long, value_name = "FILE")]
-    key: Option<PathBuf>,
+    #[command(flatten)]
+    router: RouterArgs,
     /// Enrol with a ticket: the ticket, a file with it, or - for stdin
     #[arg(long, value_name = "TICKET")]
     join: Option<String>,
@@ -49,7 +42,7 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<u8, Failure> {
         return print_service(args, system, context);
     }
     let file = client_file(args.file.as_deref(), context)?;
-    let loaded = ClientConfig::load(file.as_deref(), &context.environment, &args.overrides())?;
+    let loaded = ClientConfig::load(file.as_deref(), &context.environment, &args.router.overrides())?;
     let threads = loaded.config.performance.threads;
     let invitation = read_ticket(args.join.as_deref(), context)?;
     if args.foreground {
@@ -144,29 +137,6 @@ fn pin(loaded: &Loaded<ClientConfig>) {
 }
 
 impl Args {
-    fn overrides(&self) -> Overrides {
-        let mut overrides = Overrides::new();
-        if let Some(router) = &self.router {
-            overrides = overrides.with("router.host", "--router", router.host.to_string()).with(
-                "router.port",
-                "--router",
-                router.port.to_string(),
-            );
-        }
-        if let Some(identity) = &self.router_identity {
-            overrides = overrides.with(
-                "security.router_identity",
-                "--router-identity",
-                identity.to_string(),
-            );
-        }
-        if let Some(key) = &self.key {
-            let path = key.to_string_lossy().into_owned();
-            overrides = overrides.with("security.private_key_path", "--key", path);
-        }
-        overrides
-    }
-
     fn launch(
         &self,
         context: &Context,
@@ -189,18 +159,9 @@ impl Args {
     fn service_command(&self) -> Result<Vec<String>, Failure> {
         let mut words = vec!["start".to_owned(), "--foreground".to_owned()];
         words.extend(tunnel::words(&self.tunnel.spec()?));
-        let mut option = |name: &str, value: String| words.extend([name.to_owned(), value]);
-        if let Some(router) = &self.router {
-            option("--router", router.to_string());
-        }
-        if let Some(identity) = &self.router_identity {
-            option("--router-identity", identity.to_string());
-        }
-        if let Some(key) = &self.key {
-            option("--key", service::absolute(key)?);
-        }
+        words.extend(self.router.words()?);
         if let Some(file) = &self.file {
-            option("--file", service::absolute(file)?);
+            words.extend(["--file".to_owned(), service::absolute(file)?]);
         }
         Ok(words)
     }

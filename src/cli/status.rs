@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::context::{ANSWER, Context};
-use super::list::{answered, if_silent};
+use super::list::{answered, ends, if_silent};
 use super::output::{Table, milliseconds, or_dash, state};
 use super::running::{Found, ask_each, find};
 use crate::fleet::{Failure, Kind, NEVER_READY, exit};
@@ -185,13 +185,17 @@ fn health((record, answer): (Record, Result<Value, CallError>)) -> Health {
 
 /// What is worth a look although it works: reasons for which connections were refused.
 fn detail(status: &TunnelStatus) -> String {
-    let ends = format!("{} → {}", or_dash(status.bind.as_ref()), or_dash(status.source.as_ref()));
-    match status.refusals.first() {
-        Some(refusal) => {
-            format!("{ends}; refused {}×, last: {}", refusal.count, refusal.reason)
-        }
-        None => ends,
+    let mut detail = ends(status);
+    if let Some(refusal) = status.refusals.first() {
+        detail.push_str(&format!("; refused {}×, last: {}", refusal.count, refusal.reason));
     }
+    let packets = status.packets.as_ref().filter(|packets| !packets.dropped.is_empty());
+    if let Some(packets) = packets {
+        let each = packets.dropped.iter().map(|(reason, count)| format!("{count} {reason}"));
+        let each: Vec<String> = each.collect();
+        detail.push_str(&format!("; packets dropped: {}", each.join(", ")));
+    }
+    detail
 }
 
 fn router_health(record: &Record, answer: Result<Value, CallError>) -> Health {

@@ -1,9 +1,11 @@
 //! Declares the tunnels of this process on a fresh session.
 
+use std::time::Duration;
+
+use super::StartError;
 use super::connect::Established;
-use super::{Settings, StartError};
 use crate::session::Event;
-use crate::tunnel::{Bind, Direction, Protocol, ProxyProtocol, Target, TunnelSpec};
+use crate::tunnel::{Bind, Direction, Protocol, ProxyProtocol, Span, Target, TunnelSpec};
 use crate::wire::{self, Code, Declare, Declared, VERSION};
 
 /// The first number of the tunnels of this process; a row of ports has one for each. [SES-30]
@@ -16,34 +18,35 @@ pub(super) fn pair(spec: &TunnelSpec, number: u32) -> Option<(Bind, Target)> {
 
 /// Declares every port of the tunnel and waits for the answers: where the router listens, for reverse tunnels.
 /// [SES-30] [SES-31]
+///
+/// `binds` is where the router is asked to listen: what the tunnel says, or what it came to the last time.
 pub(super) async fn declare(
-    settings: &Settings,
+    tunnel: &TunnelSpec,
+    binds: &Span<Bind>,
+    limit: Duration,
     established: &mut Established,
 ) -> Result<Vec<Bind>, StartError> {
-    let tunnel = &settings.tunnel;
     let addr = established.session.connection().remote_addr();
     let failed = |reason: String| StartError::Handshake { addr, reason };
-    let count = tunnel.bind.count();
     let answers = async {
         // All of them before the first answer: a row must not take a round trip for each port.
-        for (index, (bind, source)) in tunnel.pairs().enumerate() {
+        for (index, (bind, source)) in binds.each().zip(tunnel.source.each()).enumerate() {
             let message = Event::Declare(message(tunnel, index, &bind, &source));
             let said = established.session.say(message).await;
             said.map_err(|error| failed(error.to_string()))?;
         }
-        let mut binds = Vec::with_capacity(count);
-        while binds.len() < count {
+        let mut bound = Vec::with_capacity(binds.count());
+        while bound.len() < binds.count() {
             match established.events.recv().await {
                 Some(Event::Declared(declared)) => {
-                    binds.push(judge(tunnel, binds.len(), declared)?);
+                    bound.push(judge(tunnel, bound.len(), declared)?);
                 }
                 Some(event) => tracing::debug!(?event, "unexpected message of the router"),
                 None => return Err(failed(established.session.closed().await.reason)),
             }
         }
-        Ok(binds)
+        Ok(bound)
     };
-    let limit = settings.session.message_timeout;
     tokio::time::timeout(limit, answers).await.unwrap_or_else(|_| {
         Err(failed(format!("no answer to the tunnel's declaration within {limit:?}")))
     })
@@ -107,6 +110,7 @@ fn judge(tunnel: &TunnelSpec, index: usize, declared: Declared) -> Result<Bind, 
             reason: format!("the router listens on {:?}, which is no address", declared.bind),
         }),
         Code::Denied => Err(StartError::Denied { end, reason }),
+        Code::Replaced => Err(StartError::Replaced { by: reason }),
         Code::Taken | Code::Unavailable | Code::Limit => Err(StartError::Unpublished { end, reason }),
         _ => Err(StartError::Unsupported { reason }),
     }

@@ -1,120 +1,144 @@
 //! Forward TCP: a user's socket becomes a stream.
 
-use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
-use tokio::net::TcpStream;
+use bytes::Bytes;
 
 use super::Shared;
-use super::link::TUNNEL;
-use crate::ends::{Listener, reset, tune};
+use super::declare::{TUNNEL, pair};
+use crate::ends::{Listener, Peer, Stream, Visitor, introduced};
 use crate::relay::{EndedBy, Entry, first_bytes, pipe};
 use crate::session::{Receiver, Sender, Session};
 use crate::task::Tasks;
+use crate::tunnel::ProxyProtocol;
 use crate::wire::{Code, StreamClass, StreamHeader, VERSION};
 
+/// A user of one port of the tunnel.
+struct User {
+    shared: Arc<Shared>,
+    tunnel: u32,
+}
+
 /// Accepts until no new connections are wanted; each gets a task.
-pub(super) async fn accept(shared: Arc<Shared>, tasks: Tasks, listener: Listener) {
+pub(super) async fn accept(shared: Arc<Shared>, tasks: Tasks, index: usize, listener: Listener) {
+    let tunnel = TUNNEL + index as u32;
     loop {
         let (socket, peer) = tokio::select! {
             accepted = listener.accept() => accepted,
             () = shared.accepting.cancelled() => return,
         };
+        let user = User { shared: Arc::clone(&shared), tunnel };
         if shared.table.active() >= shared.settings.max_connections {
-            refuse(
-                &shared,
-                socket,
-                "too many connections: [performance] max_connections is reached",
-            );
+            user.refuse(socket, "too many connections: [performance] max_connections is reached");
             continue;
         }
-        let entry = shared.table.enter(peer, &shared.connections);
-        tasks.spawn("connection", serve(Arc::clone(&shared), socket, peer, entry));
+        tasks.spawn("connection", user.serve(socket, peer));
     }
 }
 
-async fn serve(shared: Arc<Shared>, socket: TcpStream, peer: SocketAddr, entry: Entry) {
-    let settings = &shared.settings;
-    if tune(&socket, settings.sockets.nodelay, settings.sockets.keepalive).is_err() {
-        return; // The user is gone already.
-    }
-    let (_session, sender, mut receiver) =
-        match entry.stop.run_until_cancelled(open(&shared, &socket, &entry)).await {
-            Some(Ok(opened)) => opened,
-            Some(Err(reason)) => return refuse(&shared, socket, &reason),
-            None => return reset(socket),
+impl User {
+    async fn serve(self, socket: Stream, peer: Peer) {
+        let settings = &self.shared.settings;
+        let entry = self.shared.table.enter_named(peer.to_string(), &self.shared.connections);
+        if socket.tune(settings.sockets.nodelay, settings.sockets.keepalive).is_err() {
+            return; // The user is gone already.
+        }
+        let trusted = &settings.tunnel.options.trusted_proxies;
+        let (socket, visitor, first) = match introduced(socket, peer, trusted).await {
+            Ok(introduced) => introduced,
+            Err(error) => return tracing::debug!(%peer, %error, "user turned away"),
         };
-    let mut served = receiver.served();
-    let moved = {
-        let piping = pipe(socket, sender, receiver, &settings.relay, &entry.counters, &entry.stop);
-        let mut piping = pin!(piping);
-        tokio::select! {
-            moved = &mut piping => moved,
-            Ok(()) = &mut served => {
-                shared.last_outcome.served();
-                piping.await
+        let opening = entry.stop.run_until_cancelled(self.open(&socket, &visitor, first, &entry));
+        let (_session, sender, mut receiver) = match opening.await {
+            Some(Ok(opened)) => opened,
+            Some(Err(reason)) => return self.refuse(socket, &reason),
+            None => return socket.reset(),
+        };
+        let mut served = receiver.served();
+        let moved = {
+            let piping =
+                pipe(socket, sender, receiver, &settings.relay, &entry.counters, &entry.stop);
+            let mut piping = pin!(piping);
+            tokio::select! {
+                moved = &mut piping => moved,
+                Ok(()) = &mut served => {
+                    self.shared.last_outcome.served();
+                    piping.await
+                }
             }
+        };
+        // Both at once: it was served and is over already.
+        if served.try_recv().is_ok() {
+            self.shared.last_outcome.served();
         }
-    };
-    // Both at once: it was served and is over already.
-    if served.try_recv().is_ok() {
-        shared.last_outcome.served();
+        self.ended(&visitor, moved.ended_by);
     }
-    match moved.ended_by {
-        EndedBy::Refused { code, message } => {
-            if code != Code::Killed {
-                let target = settings.tunnel.source.to_string();
-                shared.last_outcome.not_served(&target, &message);
+
+    /// A stream for the connection, and the session that it needs; waits for one during an outage. Says why not.
+    async fn open(
+        &self,
+        socket: &Stream,
+        visitor: &Visitor,
+        first: Bytes,
+        entry: &Entry,
+    ) -> Result<(Session, Sender, Receiver), String> {
+        let settings = &self.shared.settings;
+        let Some(session) = self.shared.link.session(settings.outage_wait).await else {
+            let reason = self.shared.link.last_error().unwrap_or_else(|| "no session".to_owned());
+            return Err(format!("no session with the router: {reason}"));
+        };
+        let mut header = StreamHeader {
+            version: VERSION,
+            tunnel: self.tunnel,
+            class: StreamClass::Connect.into(),
+            ..StreamHeader::default()
+        };
+        // Who uses the tunnel is told to nobody who was not meant to hear it.
+        if settings.tunnel.options.proxy_protocol != ProxyProtocol::Off {
+            (header.visitor, header.visited) = (visitor.to_string(), visitor.visited());
+        }
+        let first = if first.is_empty() { first_bytes(socket, FIRST_PAYLOAD) } else { first };
+        entry.counters.count_sent(first.len());
+        let stream = session.open(header, first).await;
+        let (sender, receiver) = stream.map_err(|error| error.to_string())?;
+        Ok((session, sender, receiver))
+    }
+
+    fn ended(&self, visitor: &Visitor, ended_by: EndedBy) {
+        match ended_by {
+            EndedBy::Refused { code, message } => {
+                if code != Code::Killed {
+                    self.shared.last_outcome.not_served(&self.source(), &message);
+                }
+                if self.note(&message) {
+                    tracing::warn!(%visitor, code = code.name(), reason = message, "connection refused");
+                }
             }
-            if note(&shared, &message) {
-                tracing::warn!(%peer, code = code.name(), reason = message, "connection refused");
+            EndedBy::Lost(reason) => {
+                self.note(&reason);
+                tracing::debug!(%visitor, reason, "connection lost");
             }
-        }
-        EndedBy::Lost(reason) => {
-            note(&shared, &reason);
-            tracing::debug!(%peer, reason, "connection lost");
-        }
-        ended_by => {
-            tracing::debug!(%peer, sent = moved.sent, received = moved.received, %ended_by, "connection ended")
+            ended_by => tracing::debug!(%visitor, %ended_by, "connection ended"),
         }
     }
-}
 
-/// A stream for the connection, and the session that it needs; waits for one during an outage. Says why not.
-async fn open(
-    shared: &Shared,
-    socket: &TcpStream,
-    entry: &Entry,
-) -> Result<(Session, Sender, Receiver), String> {
-    let Some(session) = shared.link.session(shared.settings.outage_wait).await else {
-        let reason = shared.link.last_error().unwrap_or_else(|| "no session".to_owned());
-        return Err(format!("no session with the router: {reason}"));
-    };
-    let header = StreamHeader {
-        version: VERSION,
-        tunnel: TUNNEL,
-        class: StreamClass::Connect.into(),
-        ..StreamHeader::default()
-    };
-    let first = first_bytes(socket, FIRST_PAYLOAD);
-    entry.counters.sent.fetch_add(first.len() as u64, Ordering::Relaxed);
-    let stream = session.open(header, first).await;
-    let (sender, receiver) = stream.map_err(|error| error.to_string())?;
-    Ok((session, sender, receiver))
-}
-
-/// The user sees an RST, the operator a reason.
-fn refuse(shared: &Shared, socket: TcpStream, reason: &str) {
-    reset(socket);
-    if note(shared, reason) {
-        tracing::warn!(reason, "connection refused");
+    /// The user sees an RST, the operator a reason.
+    fn refuse(&self, socket: Stream, reason: &str) {
+        socket.reset();
+        if self.note(reason) {
+            tracing::warn!(reason, "connection refused");
+        }
     }
-}
 
-fn note(shared: &Shared, reason: &str) -> bool {
-    shared.table.refuse(&shared.settings.tunnel.source.to_string(), None, reason)
+    fn note(&self, reason: &str) -> bool {
+        self.shared.table.refuse(&self.source(), None, reason)
+    }
+
+    fn source(&self) -> String {
+        let found = pair(&self.shared.settings.tunnel, self.tunnel);
+        found.map(|(_, source)| source.to_string()).unwrap_or_default()
+    }
 }
 
 /// What leaves together with the header: one read of an ordinary request. [STR-2]

@@ -12,7 +12,7 @@ use crate::relay::{Flows, Scope, Side};
 use crate::session::{Event, Introduction, Session};
 use crate::task::Tasks;
 use crate::transport::ClientEndpoint;
-use crate::tunnel::{Bind, TunnelState};
+use crate::tunnel::{Bind, Span, TunnelState};
 use crate::wire::Code;
 
 /// The session of the moment. Whoever needs one waits for it here.
@@ -94,7 +94,7 @@ pub(super) async fn first_session(
     let mut tries = 0;
     loop {
         tries += 1;
-        match declared_session(settings, tasks, tries).await {
+        match declared_session(settings, &settings.tunnel.bind, tasks, tries).await {
             Err(error) if error.may_pass() && tries < TRIES => {
                 tracing::debug!(tries, %error, "the router does not answer yet");
                 pause(tries).await;
@@ -106,6 +106,7 @@ pub(super) async fn first_session(
 
 async fn declared_session(
     settings: &Settings,
+    binds: &Span<Bind>,
     tasks: &Tasks,
     tries: u32,
 ) -> Result<Declared, StartError> {
@@ -126,7 +127,8 @@ async fn declared_session(
         tries,
     )
     .await?;
-    match declare(settings, &mut established).await {
+    let limit = settings.session.message_timeout;
+    match declare(&settings.tunnel, binds, limit, &mut established).await {
         Ok(binds) => Ok(Declared { established, binds }),
         Err(error) => {
             established.session.close(Code::Done, "the tunnel was not declared");
@@ -176,7 +178,11 @@ pub(super) async fn keep(shared: Arc<Shared>, tasks: Tasks, first: (Established,
         shared.link.note(Some(reason.clone()));
         tracing::warn!(router = %addr, reason, "session lost, reconnecting");
         let back = shared.connections.run_until_cancelled(come_back(&shared, &tasks));
-        let Some(back) = back.await else { return };
+        let back = match back.await {
+            Some(Ok(back)) => back,
+            Some(Err(error)) => return shared.fail(error).await,
+            None => return,
+        };
         shared.set_binds(back.binds);
         established = back.established;
         line = publish(&shared, &tasks, &established);
@@ -221,13 +227,20 @@ async fn until_end(
     }
 }
 
-/// Tries until a session is up. Refusals are not network trouble: they are asked about once a minute.
-async fn come_back(shared: &Shared, tasks: &Tasks) -> Declared {
+/// Tries until a session is up. Refusals are not network trouble: they are asked about once a minute. An error says that
+/// another process has the tunnel now.
+async fn come_back(shared: &Shared, tasks: &Tasks) -> Result<Declared, StartError> {
     let mut wait = Duration::ZERO;
+    // Visitors know the port that it came to, where any would have done.
+    let mut binds = shared.bind();
     loop {
         tokio::time::sleep(jitter(wait)).await;
-        match declared_session(&shared.settings, tasks, 1).await {
-            Ok(declared) => return declared,
+        match declared_session(&shared.settings, &binds, tasks, 1).await {
+            Ok(declared) => return Ok(declared),
+            Err(error @ StartError::Replaced { .. }) => return Err(error),
+            Err(StartError::Unpublished { .. }) if binds != shared.settings.tunnel.bind => {
+                binds = shared.settings.tunnel.bind.clone();
+            }
             Err(error) => {
                 let reason = error.to_string();
                 if shared.link.last_error().as_deref() != Some(&reason) {

@@ -9,6 +9,7 @@ mod declare;
 mod error;
 mod forward;
 mod link;
+mod once;
 mod outcome;
 mod probe;
 mod reverse;
@@ -24,7 +25,8 @@ use uuid::Uuid;
 
 pub use connect::{Enrolled, RouterAddress, enrol};
 pub use error::{Failure, StartError};
-pub(crate) use status::{refusals, version};
+pub use once::{Once, once};
+pub(crate) use status::{packets, refusals, version};
 
 use crate::ends::{DialSettings, ListenError, Listener, UdpPort};
 use crate::identity::{Keypair, Token};
@@ -136,7 +138,7 @@ pub async fn start(settings: Settings) -> Result<Running, StartError> {
         }
     };
     let ready_in = started.elapsed();
-    let real = sockets.first_bind().or(first.binds.into_iter().next());
+    let real = sockets.first_bind().or(first.binds.first().cloned());
     let asked = &settings.tunnel.bind;
     let bind = real.map_or_else(|| asked.clone(), |first| asked.starting_at(first));
     let (state, _) = watch::channel(TunnelState::Ready);
@@ -192,7 +194,7 @@ impl Sockets {
     /// The first one with its real port.
     fn first_bind(&self) -> Option<Bind> {
         match self {
-            Self::Tcp(listeners) => listeners.first().map(Listener::local_bind),
+            Self::Tcp(listeners) => listeners.first().map(|listener| listener.local().clone()),
             Self::Udp(ports) => ports.first().map(|port| port.local_addr().into()),
         }
     }

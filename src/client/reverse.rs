@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::Shared;
 use super::declare::pair;
 use super::link::Line;
-use crate::ends::{self, DialError, Transport, UdpPort};
+use crate::ends::{self, DialError, UdpPort};
 use crate::policy::Decision;
 use crate::relay::{EndedBy, FlowRules, Flows, Opening, pipe};
 use crate::session::{Incoming, Knock};
@@ -81,16 +81,17 @@ async fn visitor(shared: &Shared, incoming: Incoming) {
     let mut socket = match dialled {
         Ok(socket) => socket,
         Err(error) => {
+            // The router is told the code and not why, which is nobody's business but this side's. [STR-13]
             let reason = error.to_string();
             shared.last_outcome.not_served(&target, &reason);
             if note(shared, &target, &reason) {
                 tracing::warn!(target, reason, "visitor refused");
             }
-            return incoming.refuse(code(&error), "the service does not answer").await;
+            return incoming.refuse(error.code(), "the service does not answer").await;
         }
     };
     shared.last_outcome.served();
-    let preface = preface(shared, Transport::Stream, &header.visitor, &header.visited);
+    let preface = preface(shared, Protocol::Tcp, &header.visitor, &header.visited);
     if let Err(error) = socket.write_first(&preface).await {
         return incoming.refuse(Code::Reset, &error.to_string()).await;
     }
@@ -125,7 +126,7 @@ pub(super) fn flow(shared: &Arc<Shared>, tasks: &Tasks, flows: &Flows, open: Flo
                 if note(&shared, &target, &reason) {
                     tracing::warn!(target, reason, "flow refused");
                 }
-                opening.refuse(code(&error), "the service cannot be reached");
+                opening.refuse(error.code(), "the service cannot be reached");
             }
         }
     });
@@ -138,17 +139,17 @@ async fn connected(shared: &Shared, source: &Target) -> Result<UdpPort, DialErro
 fn serve(shared: &Shared, opening: Opening, port: UdpPort, tunnel: u32) {
     let options = &shared.settings.tunnel.options;
     let open = &opening.open;
-    let preface = preface(shared, Transport::Datagram, &open.visitor, &open.visited);
+    let preface = preface(shared, Protocol::Udp, &open.visitor, &open.visited);
     let entry = shared.table.enter_flow(open.visitor.clone(), &shared.connections);
     let preface = (!preface.is_empty()).then(|| preface.into());
     opening.serve(FlowRules::new(tunnel, options), port, entry, preface);
 }
 
 /// What the source is told of a visitor before the first byte.
-fn preface(shared: &Shared, transport: Transport, visitor: &str, visited: &str) -> Vec<u8> {
+fn preface(shared: &Shared, transport: visitor: &str, visited: &str) -> Vec<u8> {
     match shared.settings.tunnel.options.proxy_protocol {
         ProxyProtocol::Off => Vec::new(),
-        version => ends::header(version, transport, visitor.parse().ok(), visited.parse().ok()),
+        version => ends::header(version, protocol, visitor.parse().ok(), visited.parse().ok()),
     }
 }
 

@@ -11,12 +11,13 @@ use tokio::sync::mpsc;
 use super::probe::probe;
 use super::{CARRIER, Shared};
 use crate::registry::{
-    Call, ConnectionStatus, Refusal, Request, RouterView, RpcError, TlsStatus, TunnelStatus,
+    Call, ConnectionStatus, PacketStatus, Refusal, Request, RouterView, RpcError, TlsStatus, TunnelStatus,
     rfc3339,
 };
+use crate::relay::{Loss, Traffic, TrafficMetrics};
 use crate::task::Tasks;
 use crate::telemetry;
-use crate::tunnel::TunnelState;
+use crate::tunnel::{Protocol, TunnelState};
 
 /// Answers the control socket until the tunnel ends. A probe takes a task of its own: nobody waits for it.
 pub(super) async fn answer(shared: Arc<Shared>, tasks: Tasks, mut calls: mpsc::Receiver<Call>) {
@@ -111,6 +112,7 @@ impl Shared {
                     version: Some(terms.peer_version.clone()),
                 }
             }),
+            packets: (tunnel.protocol == Protocol::Udp).then(|| packets(self.table.traffic())),
             refusals: refusals(&self.table),
         };
         Ok(json!(status))
@@ -120,6 +122,7 @@ impl Shared {
         let live = self.table.live().into_iter();
         live.map(|live| ConnectionStatus {
             id: format!("{}/{}", self.settings.id, live.number),
+            protocol: live.protocol,
             peer: live.peer,
             age_seconds: live.since.elapsed().as_secs(),
             bytes_up: live.counters.sent.load(std::sync::atomic::Ordering::Relaxed),
@@ -142,6 +145,7 @@ impl Shared {
     pub(super) fn metrics_text(&self) -> String {
         let path = self.link.current().map(|session| session.path());
         self.metrics.update(&self.table.totals(), path);
+        self.metrics.packets.update(self.table.traffic());
         self.metrics.registry.encode()
     }
 }
@@ -158,6 +162,16 @@ pub(crate) fn refusals(table: &crate::relay::Table) -> Vec<Refusal> {
             count: one.count,
         })
         .collect()
+}
+
+/// Packets, in the registry's words.
+pub(crate) fn packets(traffic: &Traffic) -> PacketStatus {
+    let occurred = Loss::ALL.iter().filter(|loss| traffic.lost(**loss) > 0);
+    PacketStatus {
+        sent: traffic.sent(),
+        received: traffic.received(),
+        dropped: occurred.map(|loss| (loss.to_string(), traffic.lost(*loss))).collect(),
+    }
 }
 
 /// Lower-case hex.
@@ -179,6 +193,7 @@ pub(super) struct Metrics {
     window: Gauge,
     lost: Counter,
     session: Gauge,
+    packets: TrafficMetrics,
 }
 
 impl Metrics {
@@ -198,6 +213,7 @@ impl Metrics {
             lost: registry
                 .register_counter("path_lost_packets", "Packets lost on the present session"),
             session: registry.register_gauge("session_up", "1 while there is a session"),
+            packets: TrafficMetrics::new(registry),
             registry: registry.clone(),
         }
     }

@@ -218,6 +218,13 @@ const LIMITS: &[Key] = &[
         "10s",
         "How long the router tries to reach a source.",
     ),
+    key(
+        "limits",
+        "lease",
+        Kind::Duration { min: 1_000, max: 31_536_000_000, off: true },
+        "1day",
+        "How long a published port is kept for its owner after the last tunnel there has gone.",
+    ),
 ];
 
 const PERFORMANCE: &[Key] = &[

@@ -36,6 +36,8 @@ pub struct RouterConfig {
     pub max_streams: usize,
     /// How long the router tries to reach a source.
     pub dial_timeout: Duration,
+    /// How long a published port is kept for its owner; zero: not at all.
+    pub lease: Duration,
     /// Buffers, limits and times.
     pub performance: Performance,
     /// What is logged, and where.
@@ -88,6 +90,7 @@ impl RouterConfig {
             max_clients: limit("max_clients"),
             max_streams: limit("max_streams"),
             dial_timeout: resolved.duration("limits", "dial_timeout").expect(HAS_DEFAULT),
+            lease: resolved.duration("limits", "lease").expect(HAS_DEFAULT),
             performance: resolved.performance(),
             logging: resolved.logging(),
         };

@@ -116,7 +116,7 @@ impl Value {
         }
         let text_value = || Self::Text(text.to_owned());
         let read = match kind {
-            Kind::Duration { off: true, .. } if matches!(text, "off" | "0" | "0s") => {
+            Kind::Duration { off: true, .. } if matches!(text, "off" | "0") => {
                 Ok(Self::Duration(Duration::ZERO))
             }
             Kind::Duration { .. } => why(humantime::parse_duration(text)).and_then(|duration| {

@@ -186,6 +186,7 @@ impl Launch {
             session: self.tuning.session(),
             relay: self.tuning.relay(),
             sockets: self.tuning.sockets(),
+            dial: self.tuning.dial(),
             max_connections: self.tuning.max_connections,
             outage_wait: OUTAGE_WAIT,
         })

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{CipherSuite, Congestion, OptimizeFor, Performance, PostQuantum};
+use crate::ends::DialSettings;
 use crate::{client, relay, session, transport};
 
 /// What a process is tuned with; travels to a tunnel process as JSON.
@@ -101,6 +102,15 @@ impl Tuning {
             read_buffer: self.read_buffer_size,
             write_buffer: self.write_buffer_size,
             ..relay::Settings::default()
+        }
+    }
+
+    /// The part of what is dialled.
+    pub fn dial(&self) -> DialSettings {
+        DialSettings {
+            nodelay: self.tcp_nodelay,
+            keepalive: self.tcp_keepalive,
+            ..DialSettings::default()
         }
     }
 

@@ -1,5 +1,6 @@
 //! What processes answer: the shapes of `list -o json` and `status -o json`, and of the router's methods.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -60,9 +61,24 @@ pub struct TunnelStatus {
     /// What the router says of this session.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub router_view: Option<RouterView>,
+    /// What became of UDP packets; of a UDP tunnel only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub packets: Option<PacketStatus>,
     /// The last reasons for which connections were refused, newest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub refusals: Vec<Refusal>,
+}
+
+/// What became of UDP packets since the process started.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PacketStatus {
+    /// From sockets here into sessions.
+    pub sent: u64,
+    /// From sessions to sockets here.
+    pub received: u64,
+    /// Not carried on, by reason; reasons that have not occurred are left out.
+    pub dropped: BTreeMap<String, u64>,
 }
 
 /// What protects a session.
@@ -122,6 +138,8 @@ pub struct Refusal {
 pub struct ConnectionStatus {
     /// `<tunnel id>/<n>`.
     pub id: String,
+    /// `tcp`, or `udp` for a flow.
+    pub protocol: Protocol,
     /// Who connected.
     pub peer: String,
     /// Seconds since it was accepted.
@@ -165,11 +183,32 @@ pub struct RouterStatus {
     pub bytes_up: u64,
     /// Bytes from targets to clients.
     pub bytes_down: u64,
+    /// What became of UDP packets.
+    #[serde(default)]
+    pub packets: PacketStatus,
+    /// The ports that are published, or kept for their owners.
+    #[serde(default)]
+    pub published: Vec<PublishedStatus>,
     /// What last went wrong.
     pub last_error: Option<String>,
     /// The last reasons for which streams or clients were refused, newest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub refusals: Vec<Refusal>,
+}
+
+/// A public port of a router.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PublishedStatus {
+    /// Where visitors connect.
+    pub bind: Bind,
+    /// What is carried.
+    pub protocol: Protocol,
+    /// The tunnel's name.
+    pub tunnel: Name,
+    /// The client's key.
+    pub identity: Identity,
+    /// Tunnel processes that serve it; 0: it is only kept.
+    pub servers: usize,
 }
 
 /// One session of a router.
@@ -289,6 +328,7 @@ impl TunnelStatus {
             last_error: record.last_error.clone(),
             probe: None,
             router_view: None,
+            packets: None,
             refusals: Vec::new(),
         }
     }

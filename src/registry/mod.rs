@@ -22,8 +22,8 @@ mod strict;
 mod supervision;
 
 pub use answer::{
-    ClientStatus, ConnectionStatus, Invitation, IssuedToken, Probe, Refusal, RouterStatus,
-    RouterView, SessionStatus, TlsStatus, TokenStatus, TunnelStatus,
+    ClientStatus, ConnectionStatus, Invitation, IssuedToken, PacketStatus, Probe, PublishedStatus,
+    Refusal, RouterStatus, RouterView, SessionStatus, TlsStatus, TokenStatus, TunnelStatus,
 };
 pub use ask::{CallError, ControlClient, ask, ask_all};
 pub use claim::{Claim, ClaimError};

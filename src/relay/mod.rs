@@ -14,7 +14,7 @@ mod table;
 pub use echo::echo;
 pub use flows::{
     ANSWERED_PATIENCE, Aging, Destination, FlowRules, FlowTable, Flows, Front, Loss, Opening,
-    PATIENCE, Reassembly, Scope, Side, TableFull, Traffic, front,
+    PATIENCE, Reassembly, Scope, Side, TableFull, Traffic, TrafficMetrics, front,
 };
 pub use pipe::{Counters, EndedBy, Transferred, pipe};
 pub use socket::first_bytes;

@@ -30,6 +30,11 @@ pub struct Counters {
 }
 
 impl Counters {
+    /// Bytes that left before the copying began.
+    pub fn count_sent(&self, bytes: usize) {
+        self.sent.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
     fn total(&self) -> u64 {
         self.sent.load(Ordering::Relaxed) + self.received.load(Ordering::Relaxed)
     }

@@ -3,6 +3,7 @@
 use std::time::{Duration, UNIX_EPOCH};
 
 use tokio::sync::mpsc;
+use uuid::Uuid;
 
 use super::sessions::Seat;
 use super::{Shared, now};
@@ -20,6 +21,7 @@ pub(super) struct Admitted {
     pub(super) events: mpsc::Receiver<Event>,
     pub(super) seat: Seat,
     pub(super) name: Name,
+    pub(super) instance: Uuid,
 }
 
 /// Why not.
@@ -91,7 +93,7 @@ pub(super) async fn admit(
             tracing::info!(client = %client.name, %addr, "session up");
             let seat = shared.sessions.enter(&session, &client, instance, token);
             look_again(shared, &session, &client, token).await;
-            Some(Admitted { session, events, seat, name: client.name })
+            Some(Admitted { session, events, seat, name: client.name, instance })
         }
         Err(error) => {
             tracing::debug!(%addr, %error, "lost while it was admitted");

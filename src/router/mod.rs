@@ -1,16 +1,22 @@
 //! The router process: admits clients, decides, dials and copies.
 //!
-//! Composition only: who may enter is `store`'s knowledge, what may be dialled `policy`'s, the bytes are `relay`'s.
-//! Implements `proto-spec/session.md`, "The router's side", and `proto-spec/streams.md`, "Forward tunnels".
+//! Composition only: who may enter is `store`'s knowledge, what may be dialled `policy`'s, whose a port is `routes`', the
+//! bytes and packets are `relay`'s. Implements the router's side of `proto-spec/session.md`, `proto-spec/streams.md`,
+//! `proto-spec/flows.md` and `proto-spec/reverse.md`.
 
 mod accept;
 mod admin;
 mod admit;
 mod advertise;
+mod connect;
+mod declare;
+mod flows;
 mod log_budget;
+mod publish;
 mod serve;
 mod sessions;
 mod status;
+mod visitor;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -28,12 +34,13 @@ use crate::identity::Keypair;
 use crate::policy::OwnSockets;
 use crate::registry::Call;
 use crate::session::Event;
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 use crate::task::Tasks;
 use crate::transport::{EndpointError, RouterEndpoint, Secrets};
 use crate::tunnel::{HostPort, Identity, TunnelId};
 use crate::wire::{Code, GoAway};
 use crate::{relay, session, telemetry, transport};
+use publish::Published;
 use sessions::Sessions;
 
 /// Everything a router needs. Nothing is read from files or the environment here.
@@ -65,6 +72,8 @@ pub struct Settings {
     pub relay: relay::Settings,
     /// Dialling.
     pub dial: DialSettings,
+    /// How long a published port stays its owner's after the last tunnel there has gone.
+    pub lease: Duration,
 }
 
 /// A router could not be started.
@@ -73,6 +82,9 @@ pub enum StartError {
     /// No endpoint.
     #[error(transparent)]
     Endpoint(#[from] EndpointError),
+    /// What is remembered of published ports cannot be read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
 }
 
 /// A router that runs. Dropped, it ends without draining.
@@ -91,6 +103,7 @@ struct Shared {
     endpoint: RouterEndpoint,
     admin: Admin,
     sessions: Sessions,
+    published: Published,
     table: relay::Table,
     own: OwnSockets,
     metrics: status::Metrics,
@@ -118,6 +131,7 @@ pub async fn start(mut settings: Settings) -> Result<Running, StartError> {
     }
     let tasks = Tasks::new();
     let sessions = Sessions::default();
+    let published = Published::remembered(&settings.store, settings.lease, &tasks).await?;
     let shared = Arc::new(Shared {
         admin: Admin::new(
             settings.store.clone(),
@@ -132,6 +146,7 @@ pub async fn start(mut settings: Settings) -> Result<Running, StartError> {
         accepting: tasks.token().child_token(),
         connections: tasks.token().child_token(),
         sessions,
+        published,
         endpoint,
         settings,
     });

@@ -1,13 +1,14 @@
 //! Published ports: the router listens, and hands each visitor to the client whose tunnel it is. [RVS-1]
 
 use std::collections::HashMap;
-use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use ipnet::IpNet;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use super::{Shared, now};
 use crate::ends::{ListenError, Listener, UdpPort};
@@ -15,6 +16,7 @@ use crate::registry::rfc3339;
 use crate::relay::{Destination, FlowRules, Flows, Front, Scope, front};
 use crate::routes::{ClaimError, Holder, Lease, Route, Routes, ServerNumber};
 use crate::session::{Event, Session};
+use crate::store::{Store, StoreError};
 use crate::task::Tasks;
 use crate::tunnel::{Bind, Protocol};
 use crate::wire::{Code, Replaced};
@@ -27,6 +29,8 @@ pub(super) struct Published {
     routes: Mutex<Routes<Server>>,
     /// What ends the listener of a route.
     listening: Mutex<HashMap<Route, CancellationToken>>,
+    /// Leases that are to be written down, in their order.
+    changed: mpsc::Sender<Lease>,
 }
 
 /// A tunnel of a client that is in: where visitors of a port are handed to.
@@ -46,7 +50,6 @@ pub(super) struct Server {
 #[derive(Debug)]
 pub(super) struct Publication {
     shared: Arc<Shared>,
-    tasks: Tasks,
     number: ServerNumber,
 }
 
@@ -57,15 +60,33 @@ pub(super) type Refusal = (Code, String);
 pub(super) struct Claim {
     pub(super) protocol: Protocol,
     pub(super) holder: Holder,
-    pub(super) instance: uuid::Uuid,
+    pub(super) instance: Uuid,
     pub(super) server: Server,
 }
 
 impl Published {
-    pub(super) fn new(memory: Duration, leases: Vec<Lease>) -> Self {
+    /// What an earlier run of the router has left: every port that was published then is kept for its owner.
+    pub(super) async fn remembered(
+        store: &Store,
+        memory: Duration,
+        tasks: &Tasks,
+    ) -> Result<Self, StoreError> {
+        let now = now();
+        store.release_leases(now).await?;
+        store.purge_leases(now.saturating_sub(memory.as_secs())).await?;
         let mut routes = Routes::new(memory);
-        routes.reserve(leases, now());
-        Self { routes: Mutex::new(routes), listening: Mutex::default() }
+        routes.reserve(store.leases().await?, now);
+        let (changed, leases) = mpsc::channel(CHANGES);
+        tasks.spawn("leases", write_down(store.clone(), leases));
+        Ok(Self { routes: Mutex::new(routes), listening: Mutex::default(), changed })
+    }
+
+    /// Nobody waits for the disk: a lease that is not written is lost with the router, and the port with it to whoever
+    /// asks first.
+    fn remember(&self, lease: Lease) {
+        if let Err(error) = self.changed.try_send(lease) {
+            tracing::warn!(%error, "a published port is not written down");
+        }
     }
 
     pub(super) fn routes(&self) -> MutexGuard<'_, Routes<Server>> {
@@ -102,7 +123,7 @@ impl Socket {
     /// The bind with its real port.
     fn bound(&self) -> Bind {
         match self {
-            Self::Tcp(listener) => listener.local_bind(),
+            Self::Tcp(listener) => listener.local().clone(),
             Self::Udp(port) => port.local_addr().into(),
         }
     }
@@ -117,25 +138,36 @@ pub(super) async fn publish(
 ) -> Result<(Bind, Publication), Refusal> {
     let protocol = claim.protocol;
     let is_any = bind.socket_addr().is_some_and(|addr| addr.port() == 0);
-    // Which port it is shows only once it is bound; one that is kept for somebody is given back.
+    // Which port it is shows only once it is bound.
     let mut socket = if is_any { Some(listen(shared, protocol, bind).await?) } else { None };
     let bound = socket.as_ref().map_or_else(|| bind.clone(), Socket::bound);
-    let route = Route::new(protocol, &bound);
+    let route = Route::new(protocol, &bound)
+        .ok_or_else(|| (Code::Internal, format!("{bound} is no place to listen")))?;
     let Claim { holder, instance, server, .. } = claim;
     let client = server.client.clone();
     let addr = server.session.connection().remote_addr();
-    let claimed = shared.published.routes().claim(route.clone(), holder.clone(), instance, server, now());
+    let claimed =
+        shared.published.routes().claim(route.clone(), holder.clone(), instance, server, now());
     let claimed = claimed.map_err(|error| refusal(&error))?;
     let number = claimed.number;
-    let publication = Publication { shared: Arc::clone(shared), tasks: tasks.clone(), number };
-    claimed.closed.iter().for_each(|route| shared.published.silence(route));
+    let publication = Publication { shared: Arc::clone(shared), number };
+    for closed in &claimed.closed {
+        shared.published.silence(closed);
+        let released_at = Some(now());
+        shared.published.remember(Lease { route: closed.clone(), holder: holder.clone(), released_at });
+    }
     if claimed.is_new {
-        let socket = match socket.take() {
-            Some(socket) => socket,
-            // Dropped on failure, the publication takes the claim back.
-            None => listen(shared, protocol, &bound).await?,
+        let listening = match socket.take() {
+            Some(socket) => Ok(socket),
+            None => listen(shared, protocol, &bound).await,
         };
-        serve(shared, tasks, route.clone(), socket);
+        match listening {
+            Ok(socket) => serve(shared, tasks, route.clone(), socket),
+            Err(refusal) => {
+                shared.published.routes().undo(number);
+                return Err(refusal);
+            }
+        }
     }
     for replaced in claimed.replaced {
         tell_replaced(tasks, replaced, &client, addr);
@@ -143,7 +175,7 @@ pub(super) async fn publish(
     for superseded in claimed.superseded {
         superseded.session.close(Code::Done, "the same process has come back");
     }
-    remember(shared, tasks, Lease { route, holder, released_at: None });
+    shared.published.remember(Lease { route, holder, released_at: None });
     Ok((bound, publication))
 }
 
@@ -152,7 +184,7 @@ impl Drop for Publication {
         let released = self.shared.published.routes().withdraw(self.number, now());
         if let Some(lease) = released {
             self.shared.published.silence(&lease.route);
-            remember(&self.shared, &self.tasks, lease);
+            self.shared.published.remember(lease);
         }
     }
 }
@@ -180,7 +212,7 @@ async fn listen(shared: &Shared, protocol: Protocol, bind: &Bind) -> Result<Sock
 
 /// Serves visitors until nobody is there to be handed to, or the router stops.
 fn serve(shared: &Arc<Shared>, tasks: &Tasks, route: Route, socket: Socket) {
-    let stop = shared.accepting.child_token();
+    let stop = shared.connections.child_token();
     let earlier = lock(&shared.published.listening).insert(route.clone(), stop.clone());
     debug_assert!(earlier.is_none_or(|earlier| earlier.is_cancelled()), "two listeners: {route}");
     tracing::info!(%route, "port published");
@@ -201,7 +233,12 @@ async fn accept(
     listener: Listener,
     stop: &CancellationToken,
 ) {
-    while let Some((stream, peer)) = stop.run_until_cancelled(listener.accept()).await {
+    loop {
+        let (stream, peer) = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = stop.cancelled() => return,
+            () = shared.accepting.cancelled() => return,
+        };
         match shared.published.pick(route) {
             Some(server) => {
                 tasks.spawn("visitor", visitor::serve(Arc::clone(shared), server, stream, peer));
@@ -219,7 +256,7 @@ async fn packets(shared: &Shared, route: &Route, port: UdpPort, stop: &Cancellat
         let Server { flows, rules, max_flows, trusted, .. } = server;
         Some(Destination { flows, rules, max_flows, trusted })
     };
-    let scope = Scope { draining: stop.clone(), stop: stop.clone() };
+    let scope = Scope { draining: shared.accepting.clone(), stop: stop.clone() };
     front(&visitors, pick, &scope).await;
 }
 
@@ -238,28 +275,19 @@ fn tell_replaced(tasks: &Tasks, server: Server, by: &str, addr: SocketAddr) {
     });
 }
 
-/// Nobody waits for the disk: a lease that is not written is lost with the router, and the port with it to whoever asks
-/// first.
-fn remember(shared: &Arc<Shared>, tasks: &Tasks, lease: Lease) {
-    let shared = Arc::clone(shared);
-    tasks.spawn("remember lease", async move {
-        if let Err(error) = written(&shared, lease).await {
-            tracing::warn!(%error, "a published port was not written down");
+/// Writes leases down until the router is gone.
+async fn write_down(store: Store, mut leases: mpsc::Receiver<Lease>) {
+    while let Some(lease) = leases.recv().await {
+        if let Err(error) = store.save_lease(lease, now()).await {
+            tracing::warn!(%error, "a published port is not written down");
         }
-    });
-}
-
-fn written(
-    shared: &Shared,
-    lease: Lease,
-) -> impl Future<Output = Result<(), crate::store::StoreError>> + use<> {
-    let store = shared.settings.store.clone();
-    async move { store.save_lease(lease, now()).await }
+    }
 }
 
 fn refusal(error: &ClaimError) -> Refusal {
     let code = match error {
         ClaimError::Replaced { .. } => Code::Replaced,
+        ClaimError::TooMany { .. } => Code::Limit,
         _ => Code::Taken,
     };
     (code, error.to_string())
@@ -271,6 +299,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// Visitors that may wait to be accepted; the system's own limit is below it on most hosts.
 const BACKLOG: u32 = 4_096;
+/// Leases that wait to be written: two for each tunnel that a thousand clients take up at once.
+const CHANGES: usize = 4_096;
 /// A listener that was told to end has ended within a fraction of this second.
 const LISTEN_TRIES: u32 = 50;
 const LISTEN_PAUSE: Duration = Duration::from_millis(20);

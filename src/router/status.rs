@@ -11,8 +11,9 @@ use tokio::sync::mpsc;
 
 use super::Shared;
 use crate::registry::{
-    Call, ConnectionStatus, Request, RouterStatus, RpcError, SessionStatus, rfc3339,
+    Call, ConnectionStatus, PublishedStatus, Request, RouterStatus, RpcError, SessionStatus, rfc3339,
 };
+use crate::relay::TrafficMetrics;
 use crate::task::Tasks;
 use crate::telemetry;
 use crate::tunnel::{BindAddr, Name, TunnelState};
@@ -76,15 +77,31 @@ impl Shared {
             // Seen from the router: what it sends into streams goes down to users.
             bytes_up: totals.received,
             bytes_down: totals.sent,
+            packets: crate::client::packets(self.table.traffic()),
+            published: self.published(),
             last_error: None,
             refusals: crate::client::refusals(&self.table),
         }))
+    }
+
+    /// The public ports, served or kept.
+    fn published(&self) -> Vec<PublishedStatus> {
+        let routes = self.published.routes();
+        let all = routes.list().map(|(route, holder, servers)| PublishedStatus {
+            bind: route.bind(),
+            protocol: route.protocol(),
+            tunnel: holder.name.clone(),
+            identity: holder.identity,
+            servers,
+        });
+        all.collect()
     }
 
     fn connections(&self) -> Vec<ConnectionStatus> {
         let live = self.table.live().into_iter();
         live.map(|live| ConnectionStatus {
             id: format!("{}/{}", self.settings.id, live.number),
+            protocol: live.protocol,
             peer: live.peer,
             age_seconds: live.since.elapsed().as_secs(),
             bytes_up: live.counters.received.load(Ordering::Relaxed),
@@ -113,6 +130,8 @@ impl Shared {
         metrics.up.inner().store(totals.received, Ordering::Relaxed);
         metrics.down.inner().store(totals.sent, Ordering::Relaxed);
         metrics.refusals.inner().store(totals.refusals, Ordering::Relaxed);
+        metrics.published.set(self.published.routes().list().count() as i64);
+        metrics.packets.update(self.table.traffic());
         metrics.registry.encode()
     }
 }
@@ -127,6 +146,8 @@ pub(super) struct Metrics {
     up: Counter,
     down: Counter,
     refusals: Counter,
+    published: Gauge,
+    packets: TrafficMetrics,
 }
 
 impl Metrics {
@@ -141,6 +162,9 @@ impl Metrics {
                 "refused_connections",
                 "Clients and connections that were not served",
             ),
+            published: registry
+                .register_gauge("published_ports", "Ports that are published, or kept for their owners"),
+            packets: TrafficMetrics::new(registry),
             registry: registry.clone(),
         }
     }

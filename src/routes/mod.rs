@@ -65,6 +65,18 @@ pub enum ClaimError {
         /// Which tunnel.
         name: Name,
     },
+    /// The identity keeps as many routes as one may.
+    #[error("this key keeps as many public ports as one may, which is {most}")]
+    TooMany {
+        /// How many.
+        most: usize,
+    },
+    /// A later process of the same tunnel has taken it over, and is there.
+    #[error("{route} was taken over by a later process of the same tunnel")]
+    Replaced {
+        /// What was claimed.
+        route: Route,
+    },
 }
 
 #[derive(Debug)]
@@ -72,6 +84,8 @@ struct Entry<S> {
     holder: Holder,
     /// Whose turn it is stands in front.
     servers: VecDeque<Server<S>>,
+    /// Instances that were replaced, the last one at the end: they do not take the route back from who replaced them.
+    replaced: VecDeque<Uuid>,
     /// Counts once there is no server.
     released_at: u64,
 }
@@ -96,8 +110,9 @@ impl<S: Clone> Routes<S> {
 
     /// Enters a server for a route.
     ///
-    /// The same tunnel takes its route over from whoever serves it, unless both are of one group. An identity may move
-    /// its route to another tunnel while nobody serves it. A claim that is refused changes nothing.
+    /// The same tunnel takes its route over from whoever serves it, unless both are of one group; but who was replaced
+    /// does not take it back while the other is there, or both would do so for ever. An identity may move its route to
+    /// another tunnel while nobody serves it. A claim that is refused changes nothing.
     pub fn claim(
         &mut self,
         route: Route,
@@ -106,14 +121,18 @@ impl<S: Clone> Routes<S> {
         server: S,
         now: u64,
     ) -> Result<Claimed<S>, ClaimError> {
-        let rivals = self.rivals(&route, &holder, now)?;
+        let rivals = self.rivals(&route, &holder, instance, now)?;
+        if rivals.is_empty() && self.held_by(holder.identity) >= HELD_MOST {
+            return Err(ClaimError::TooMany { most: HELD_MOST });
+        }
         self.last_number += 1;
         let number = ServerNumber(self.last_number);
         let (closed, replaced, superseded) = (Vec::new(), Vec::new(), Vec::new());
         let mut claimed = Claimed { number, is_new: true, closed, replaced, superseded };
-        let mut servers = VecDeque::new();
+        let (mut servers, mut gone) = (VecDeque::new(), VecDeque::new());
         for (rival, entry) in rivals.iter().filter_map(|rival| self.entries.remove_entry(rival)) {
             let (is_same, is_live) = (rival == route, !entry.servers.is_empty());
+            gone.extend(entry.replaced);
             let side_by_side = is_same && holder.joins(&entry.holder);
             for server in entry.servers {
                 if server.instance == instance {
@@ -122,6 +141,7 @@ impl<S: Clone> Routes<S> {
                     servers.push_back(server);
                     continue;
                 } else {
+                    gone.push_back(server.instance);
                     claimed.replaced.push(server.handle);
                 }
                 self.served.remove(&server.number);
@@ -133,7 +153,9 @@ impl<S: Clone> Routes<S> {
         }
         servers.push_back(Server { number, instance, handle: server });
         self.served.insert(number, route.clone());
-        self.entries.insert(route, Entry { holder, servers, released_at: now });
+        gone.retain(|replaced| *replaced != instance);
+        gone.drain(..gone.len().saturating_sub(REPLACED_MOST));
+        self.entries.insert(route, Entry { holder, servers, replaced: gone, released_at: now });
         Ok(claimed)
     }
 
@@ -150,6 +172,21 @@ impl<S: Clone> Routes<S> {
         Some(entry.lease(&route))
     }
 
+    /// Takes a claim back that came to nothing: its route is not kept for anybody unless others serve it.
+    pub fn undo(&mut self, number: ServerNumber) {
+        let Some(route) = self.served.remove(&number) else { return };
+        if let Some(entry) = self.entries.get_mut(&route) {
+            entry.servers.retain(|server| server.number != number);
+            if entry.servers.is_empty() {
+                self.entries.remove(&route);
+            }
+        }
+    }
+
+    fn held_by(&self, identity: Identity) -> usize {
+        self.entries.values().filter(|entry| entry.holder.identity == identity).count()
+    }
+
     /// The server for the next visitor: each in turn.
     pub fn pick(&mut self, route: &Route) -> Option<S> {
         let servers = &mut self.entries.get_mut(route)?.servers;
@@ -164,7 +201,8 @@ impl<S: Clone> Routes<S> {
         for Lease { route, holder, released_at } in leases {
             if self.overlapping(&route).next().is_none() {
                 let (servers, released_at) = (VecDeque::new(), released_at.unwrap_or(now));
-                self.entries.insert(route, Entry { holder, servers, released_at });
+                let replaced = VecDeque::new();
+                self.entries.insert(route, Entry { holder, servers, replaced, released_at });
             }
         }
     }
@@ -200,7 +238,13 @@ impl<S: Clone> Routes<S> {
     }
 
     /// The routes that make way for a claim, or the one that does not.
-    fn rivals(&self, route: &Route, holder: &Holder, now: u64) -> Result<Vec<Route>, ClaimError> {
+    fn rivals(
+        &self,
+        route: &Route,
+        holder: &Holder,
+        instance: Uuid,
+        now: u64,
+    ) -> Result<Vec<Route>, ClaimError> {
         let mut rivals = Vec::new();
         for (rival, entry) in self.overlapping(route) {
             let Holder { identity, name, .. } = &entry.holder;
@@ -209,6 +253,9 @@ impl<S: Clone> Routes<S> {
             }
             if *name != holder.name && !entry.servers.is_empty() {
                 return Err(ClaimError::Yours { route: route.clone(), name: name.clone() });
+            }
+            if !entry.servers.is_empty() && entry.replaced.contains(&instance) {
+                return Err(ClaimError::Replaced { route: route.clone() });
             }
             rivals.push(rival.clone());
         }
@@ -233,6 +280,11 @@ impl<S> Entry<S> {
         }
     }
 }
+
+/// Routes of one identity, served or kept: a client that asks for port after port leaves some to the others.
+const HELD_MOST: usize = 1_024;
+/// Processes of one tunnel that took it from each other and may all still run: more are a mistake of another kind.
+const REPLACED_MOST: usize = 16;
 
 #[cfg(test)]
 mod tests;

@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Bind, BindAddr, HostPort, ParseAddrError, Target};
+use super::{Bind, BindAddr, HostPort, ParseAddrError, Target, UnixPath};
 
 /// One end of a tunnel, or a row of them with ports that follow each other. Never empty.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -76,6 +76,9 @@ impl<T: Numbered> FromStr for Span<T> {
 
     /// What `T` reads, with `FIRST-LAST` in the place of the port.
     fn from_str(text: &str) -> Result<Self, ParseAddrError> {
+        if text.starts_with(UnixPath::PREFIX) {
+            return text.parse::<T>().map(Self::from);
+        }
         let (before, ports) = match text.rsplit_once(':') {
             Some((host, ports)) => (&text[..=host.len()], ports),
             None => ("", text),
@@ -182,7 +185,7 @@ mod tests {
     #[test]
     fn a_row_that_is_none_says_which_part_is_wrong() {
         for (text, part) in [
-            ("a:9-3", "ends before it begins"),
+            ("a:9-3", "end before they begin"),
             ("a:0-3", "\"0\" is not a port"),
             ("a:1-65536", "\"65536\" is not a port"),
             ("a:1-1001", "at most 1000"),

@@ -126,6 +126,7 @@ fn settings(
             keepalive: tuning.tcp_keepalive,
             ..DialSettings::default()
         },
+        lease: config.lease,
     })
 }
 

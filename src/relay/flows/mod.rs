@@ -25,7 +25,7 @@ pub use flow::FlowRules;
 pub use front::{Destination, Front, front};
 pub use reassembly::Reassembly;
 pub use table::{ANSWERED_PATIENCE, Aging, FlowTable, PATIENCE, TableFull};
-pub use traffic::{Loss, Traffic};
+pub use traffic::{Loss, Traffic, TrafficMetrics};
 
 use super::{Entry, Table};
 use crate::ends::{UdpPort, Way};
@@ -114,6 +114,11 @@ impl Flows {
     /// How many are open.
     pub fn len(&self) -> usize {
         self.open().len()
+    }
+
+    /// How many a tunnel has open.
+    pub fn of(&self, tunnel: u32) -> usize {
+        self.open().values().filter(|flow| flow.rules.tunnel == tunnel).count()
     }
 
     /// Whether none is open.

@@ -3,6 +3,12 @@
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+
+use crate::telemetry::Metrics;
+
 macro_rules! losses {
     ($($(#[doc = $doc:literal])+ $name:ident = $word:literal;)*) => {
         /// Why a packet was not carried on from here.
@@ -82,6 +88,42 @@ impl Traffic {
 
     pub(super) fn count_lost(&self, loss: Loss, packets: u64) {
         self.lost[loss as usize].fetch_add(packets, Ordering::Relaxed);
+    }
+}
+
+/// [`Traffic`] as metrics: `conduit_packets_sent_total`, `conduit_packets_received_total` and
+/// `conduit_packets_dropped_total{reason="…"}`.
+#[derive(Debug)]
+pub struct TrafficMetrics {
+    sent: Counter,
+    received: Counter,
+    dropped: Family<Reason, Counter>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Reason {
+    reason: &'static str,
+}
+
+impl TrafficMetrics {
+    /// Metrics that stand at 0.
+    pub fn new(registry: &Metrics) -> Self {
+        Self {
+            sent: registry.register_counter("packets_sent", "UDP packets from sockets here"),
+            received: registry.register_counter("packets_received", "UDP packets to sockets here"),
+            dropped: registry
+                .register_family("packets_dropped", "UDP packets that were not carried on"),
+        }
+    }
+
+    /// Takes over what was counted.
+    pub fn update(&self, traffic: &Traffic) {
+        self.sent.inner().store(traffic.sent(), Ordering::Relaxed);
+        self.received.inner().store(traffic.received(), Ordering::Relaxed);
+        for loss in Loss::ALL {
+            let counter = self.dropped.get_or_create(&Reason { reason: loss.as_str() });
+            counter.inner().store(traffic.lost(*loss), Ordering::Relaxed);
+        }
     }
 }
 

@@ -1,0 +1,81 @@
+//! Forward TCP: a stream of a client becomes a connection to the target.
+
+use super::serve::{Client, shortened};
+use crate::ends::{self, Candidate};
+use crate::relay::{EndedBy, pipe};
+use crate::session::Incoming;
+use crate::tunnel::{Protocol, ProxyProtocol, Target};
+use crate::wire::{Code, StreamHeader};
+
+/// Decides, dials, decides again on the address, connects exactly that, copies. [STR-12]
+pub(super) async fn connect(client: &Client, incoming: Incoming) {
+    let shared = &client.shared;
+    let (target, preface) = match wanted(client, &incoming.header) {
+        Ok(wanted) => wanted,
+        Err(reason) => return refuse(client, incoming, "?", Code::Protocol, &reason).await,
+    };
+    if shared.table.active() >= shared.settings.max_connections {
+        let reason =
+            "the router serves as many connections as it may: [performance] max_connections";
+        return refuse(client, incoming, &target.to_string(), Code::Limit, reason).await;
+    }
+    let permissions = client.seat.permissions();
+    let decide =
+        |candidate: Candidate<'_>| permissions.decide_candidate(&target, candidate, &shared.own);
+    let entry = shared.table.enter_named(client.name.to_string(), &shared.connections);
+    let dialled = tokio::select! {
+        dialled = ends::dial(&target, decide, &shared.settings.dial) => dialled,
+        () = entry.stop.cancelled() => return incoming.refuse(Code::Killed, "ended by an operator").await,
+        // Nobody is left to be told.
+        _ = client.session.closed() => return,
+    };
+    let mut socket = match dialled {
+        Ok(socket) => socket,
+        Err(error) => {
+            let (target, reason) = (target.to_string(), error.to_string());
+            return refuse(client, incoming, &target, error.code(), &reason).await;
+        }
+    };
+    if let Err(error) = socket.write_first(&preface).await {
+        let (target, reason) = (target.to_string(), error.to_string());
+        return refuse(client, incoming, &target, Code::Reset, &reason).await;
+    }
+    let Ok((sender, receiver, _seat)) = incoming.admit().await else { return };
+    let moved =
+        pipe(socket, sender, receiver, &shared.settings.relay, &entry.counters, &entry.stop).await;
+    if moved.ended_by != EndedBy::Done {
+        tracing::debug!(client = %client.name, %target, ended_by = %moved.ended_by, "connection ended");
+    }
+}
+
+/// What a stream wants dialled, and what goes in front of its first byte.
+fn wanted(client: &Client, header: &StreamHeader) -> Result<(Target, Vec<u8>), String> {
+    let tunnels = client.tunnels();
+    let found = tunnels.get(&header.tunnel).filter(|tunnel| tunnel.protocol == Protocol::Tcp);
+    let tunnel = found.and_then(|tunnel| Some((tunnel, tunnel.dials()?)));
+    let (tunnel, source) =
+        tunnel.ok_or_else(|| format!("tunnel {} is not declared", header.tunnel))?;
+    let target = match header.target.as_str() {
+        "" => source.clone(),
+        target => {
+            target.parse().map_err(|error: crate::tunnel::ParseAddrError| error.to_string())?
+        }
+    };
+    let preface = match tunnel.proxy_protocol {
+        ProxyProtocol::Off => Vec::new(),
+        version => {
+            let (visitor, visited) = (header.visitor.parse().ok(), header.visited.parse().ok());
+            ends::header(version, Protocol::Tcp, visitor, visited)
+        }
+    };
+    Ok((target, preface))
+}
+
+async fn refuse(client: &Client, incoming: Incoming, target: &str, code: Code, reason: &str) {
+    if client.shared.table.refuse(target, Some(client.name.as_str()), reason)
+        && let Some(suppressed) = client.seat.log.line()
+    {
+        tracing::warn!(client = %client.name, target, code = code.name(), reason, suppressed, "connection refused");
+    }
+    incoming.refuse(code, &shortened(reason)).await;
+}

@@ -1,0 +1,84 @@
+//! Forward UDP: a flow of a client becomes a socket of its own towards the target. [FLW-6]
+
+use std::sync::Arc;
+
+use super::serve::{Client, shortened};
+use crate::ends::{self, Candidate};
+use crate::relay::{FlowRules, Opening};
+use crate::tunnel::{Protocol, ProxyProtocol, Target};
+use crate::wire::{Code, FlowOpen};
+
+/// What a flow's message asks for.
+struct Wanted {
+    target: Target,
+    rules: FlowRules,
+    proxy_protocol: ProxyProtocol,
+}
+
+/// Serves a flow or says why not. Resolving takes a task, so that others need not wait for it.
+pub(super) fn open(client: &Arc<Client>, message: FlowOpen) {
+    let Some(opening) = client.flows.announced(message) else {
+        return tracing::debug!(client = %client.name, "a flow's number is none that may come now");
+    };
+    let wanted = match wanted(client, &opening.open) {
+        Ok(wanted) => wanted,
+        Err((code, reason)) => return refuse(client, opening, "?", code, &reason),
+    };
+    let client = Arc::clone(client);
+    let tasks = client.tasks.clone();
+    tasks.spawn_until_cancelled("open flow", async move { dial(&client, opening, wanted).await });
+}
+
+fn wanted(client: &Client, open: &FlowOpen) -> Result<Wanted, (Code, String)> {
+    let settings = &client.shared.settings;
+    if client.shared.table.active() >= settings.max_connections {
+        let reason = "the router serves as many connections as it may: [performance] max_connections";
+        return Err((Code::Limit, reason.to_owned()));
+    }
+    let tunnels = client.tunnels();
+    let found = tunnels.get(&open.tunnel).filter(|tunnel| tunnel.protocol == Protocol::Udp);
+    let tunnel = found.and_then(|tunnel| Some((tunnel, tunnel.dials()?)));
+    let Some((tunnel, target)) = tunnel else {
+        return Err((Code::Protocol, format!("UDP tunnel {} is not declared", open.tunnel)));
+    };
+    if client.flows.of(open.tunnel) >= tunnel.max_flows {
+        return Err((Code::Limit, "the tunnel has as many flows as it may".to_owned()));
+    }
+    let (rules, proxy_protocol) = (tunnel.rules, tunnel.proxy_protocol);
+    Ok(Wanted { target: target.clone(), rules, proxy_protocol })
+}
+
+/// Decides, resolves, decides again on the address, connects exactly that. [STR-12]
+async fn dial(client: &Client, opening: Opening, wanted: Wanted) {
+    let shared = &client.shared;
+    let Wanted { target, rules, proxy_protocol } = wanted;
+    let permissions = client.seat.permissions();
+    let decide = |candidate: Candidate<'_>| permissions.decide_candidate(&target, candidate, &shared.own);
+    match ends::dial_udp(&target, decide, &shared.settings.dial).await {
+        Ok(port) => {
+            let entry = shared.table.enter_flow(client.name.to_string(), &shared.connections);
+            let open = &opening.open;
+            let preface = match proxy_protocol {
+                ProxyProtocol::Off => None,
+                version => {
+                    let (visitor, visited) = (open.visitor.parse().ok(), open.visited.parse().ok());
+                    Some(ends::header(version, Protocol::Udp, visitor, visited).into())
+                }
+            };
+            opening.serve(rules, port, entry, preface);
+        }
+        Err(error) => {
+            let (target, reason) = (target.to_string(), error.to_string());
+            refuse(client, opening, &target, error.code(), &reason);
+        }
+    }
+}
+
+fn refuse(client: &Client, opening: Opening, target: &str, code: Code, reason: &str) {
+    if client.shared.table.refuse(target, Some(client.name.as_str()), reason)
+        && let Some(suppressed) = client.seat.log.line()
+    {
+        tracing::warn!(client = %client.name, target, code = code.name(), reason, suppressed, "flow refused");
+    }
+    opening.refuse(code, &shortened(reason));
+}

@@ -1,0 +1,72 @@
+//! A visitor of a published port: a stream to the client whose tunnel it is. [RVS-3]
+
+use std::sync::Arc;
+
+use super::Shared;
+use super::publish::Server;
+use crate::ends::{Peer, Stream, introduced};
+use crate::relay::{EndedBy, first_bytes, pipe};
+use crate::wire::{StreamClass, StreamHeader, VERSION};
+
+/// Serves one connection from its first byte to its last.
+pub(super) async fn serve(shared: Arc<Shared>, server: Server, stream: Stream, peer: Peer) {
+    let settings = &shared.settings;
+    let place = server.rules.tunnel;
+    if shared.table.active() >= settings.max_connections {
+        let reason = "the router serves as many connections as it may: [performance] max_connections";
+        return refuse(&shared, &server, stream, reason);
+    }
+    if stream.tune(settings.dial.nodelay, settings.dial.keepalive).is_err() {
+        return; // The visitor is gone already.
+    }
+    let introduced = introduced(stream, peer, &server.trusted).await;
+    let (stream, visitor, first) = match introduced {
+        Ok(introduced) => introduced,
+        Err(error) => return tracing::debug!(%peer, %error, "visitor turned away"),
+    };
+    let entry = shared.table.enter_named(visitor.to_string(), &shared.connections);
+    let header = StreamHeader {
+        version: VERSION,
+        tunnel: place,
+        class: StreamClass::Incoming.into(),
+        visitor: visitor.to_string(),
+        visited: visitor.visited(),
+        ..StreamHeader::default()
+    };
+    let first = if first.is_empty() { first_bytes(&stream, FIRST_PAYLOAD) } else { first };
+    entry.counters.count_sent(first.len());
+    let opened = tokio::select! {
+        opened = server.session.open(header, first) => opened,
+        () = entry.stop.cancelled() => return stream.reset(),
+    };
+    let (sender, receiver) = match opened {
+        Ok(opened) => opened,
+        Err(error) => return refuse(&shared, &server, stream, &error.to_string()),
+    };
+    let moved =
+        pipe(stream, sender, receiver, &settings.relay, &entry.counters, &entry.stop).await;
+    match moved.ended_by {
+        EndedBy::Done => {}
+        EndedBy::Refused { code, message } => {
+            let reason = format!("{message} ({})", code.name());
+            note(&shared, &server, &reason);
+        }
+        ended_by => tracing::debug!(client = server.client, %visitor, %ended_by, "visitor's connection ended"),
+    }
+}
+
+/// The visitor sees an RST, the operator a reason.
+fn refuse(shared: &Shared, server: &Server, stream: Stream, reason: &str) {
+    stream.reset();
+    note(shared, server, reason);
+}
+
+fn note(shared: &Shared, server: &Server, reason: &str) {
+    let target = format!("tunnel {}", server.rules.tunnel);
+    if shared.table.refuse(&target, Some(&server.client), reason) {
+        tracing::warn!(client = server.client, target, reason, "visitor refused");
+    }
+}
+
+/// What leaves together with the header: one read of an ordinary request. [STR-2]
+const FIRST_PAYLOAD: usize = 16 << 10;
