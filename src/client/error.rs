@@ -229,6 +229,7 @@ fn no_rule_lifts(reason: &str) -> bool {
         Denial::Embedded,
         Denial::PortZero,
         Denial::OwnSocket,
+        Denial::Private,
     ];
     denials.iter().any(|denial| reason == denial.to_string())
 }

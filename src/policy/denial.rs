@@ -3,16 +3,16 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// What policy says of one address.
+/// What policy says of one address, path or bind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Decision {
-    /// It may be dialled.
+    /// It may be dialled, or listened at.
     Allowed,
     /// It may not, and why.
     Denied(Denial),
 }
 
-/// Why an address may not be dialled.
+/// Why an address may not be dialled, or not listened at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Denial {
     /// No rule of the client's lists it.
@@ -33,6 +33,22 @@ pub enum Denial {
     PortZero,
     /// A socket of the router itself.
     OwnSocket,
+    /// A path in a folder that the router keeps to itself.
+    Private,
+    /// A bind that no rule of the client's lists.
+    BindNotListed,
+    /// An owner's bind below [`Permissions::FIRST_FREE_PORT`](super::Permissions::FIRST_FREE_PORT) that no rule lists.
+    LowPort,
+    /// A bind at port 0, which takes any free one, of somebody who is no owner.
+    PortChoice,
+    /// A bind where the router itself listens.
+    OwnPort,
+}
+
+impl From<Option<Denial>> for Decision {
+    fn from(denial: Option<Denial>) -> Self {
+        denial.map_or(Self::Allowed, Self::Denied)
+    }
 }
 
 impl Decision {
@@ -54,6 +70,11 @@ impl fmt::Display for Denial {
             Self::Embedded => "it is an IPv6 form of an IPv4 address that is denied",
             Self::PortZero => "port 0 is never dialled",
             Self::OwnSocket => "the router's own sockets are never dialled",
+            Self::Private => "it lies in a folder that the router keeps to itself",
+            Self::BindNotListed => "not among the places where this client may listen",
+            Self::LowPort => "ports below 1024 have to be listed, for an owner too",
+            Self::PortChoice => "only an owner may take any free port: name one",
+            Self::OwnPort => "the router itself listens there",
         })
     }
 }

@@ -130,7 +130,7 @@ pub(crate) const FORMS: &[Form] = &[
     unreadable("10.2.0.1:65536"),
     unreadable("10.2.0.1:65616"),
     owners("10.2.0.1:81"),
-    // Unix sockets are no targets, by whatever path.
+    // A path is no host, however it is written.
     unreadable("../run/docker.sock:80"),
     unreadable("/tmp/link.sock:80"),
     unreadable("unix:/run/docker.sock:80"),
@@ -141,7 +141,7 @@ mod tests {
     use super::*;
 
     fn one_network() -> Permissions {
-        Permissions::Targets(vec![ONE_NETWORK.parse().expect("a rule")])
+        Permissions::targets(vec![ONE_NETWORK.parse().expect("a rule")])
     }
 
     #[test]
@@ -156,7 +156,7 @@ mod tests {
             let addresses = form.addresses();
             assert!(!addresses.is_empty(), "{}", form.requested);
             for addr in addresses {
-                let decision = Permissions::Owner.decide(&requested, addr, &own_sockets());
+                let decision = Permissions::owner().decide(&requested, addr, &own_sockets());
                 assert_eq!(decision, expected, "{} at {addr}", form.requested);
             }
         }
@@ -195,7 +195,7 @@ mod tests {
     fn h60_port_zero_is_denied_even_where_no_parser_stood_before() {
         let requested = HostPort { host: "10.2.0.1".parse().expect("a host"), port: 0 };
         let resolved = SocketAddr::from(([10, 2, 0, 1], 0));
-        for permissions in [Permissions::Owner, one_network()] {
+        for permissions in [Permissions::owner(), one_network()] {
             let decision = permissions.decide(&requested, resolved, &own_sockets());
             assert_eq!(decision, Decision::Denied(Denial::PortZero));
         }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::now;
 use super::sessions::Sessions;
 use crate::identity::{Ticket, TicketId, TicketSecret, Token};
-use crate::policy::{Permissions, TargetRule};
+use crate::policy::{Permissions, TargetRule, Targets};
 use crate::registry::{
     AuthorizeParams, ClientStatus, Invitation, InviteParams, IssuedToken, Request, RpcError,
     TokenCreateParams, TokenStatus, rfc3339,
@@ -121,7 +121,7 @@ impl Admin {
             (true, false) => {
                 return Err(invalid("an owner reaches every target: either owner or targets"));
             }
-            (true, true) => Grant::Set(Permissions::Owner),
+            (true, true) => Grant::Set(Permissions::owner()),
             (false, false) => Grant::Set(permissions(&params.allow_targets)?),
             (false, true) => Grant::Keep,
         };
@@ -263,18 +263,18 @@ fn in_list(token: TokenRow) -> TokenStatus {
 
 fn permissions(targets: &[String]) -> Result<Permissions, RpcError> {
     if targets.is_empty() {
-        return Ok(Permissions::Owner);
+        return Ok(Permissions::owner());
     }
     let rules: Result<Vec<TargetRule>, _> = targets.iter().map(|rule| rule.parse()).collect();
-    rules.map(Permissions::Targets).map_err(invalid)
+    rules.map(Permissions::targets).map_err(invalid)
 }
 
 fn in_words(permissions: &Permissions) -> String {
-    match permissions {
-        Permissions::Owner => {
+    match permissions.targets {
+        Targets::Any => {
             "owner: any target that the router's host reaches, loopback included".to_owned()
         }
-        rules @ Permissions::Targets(_) => rules.to_string(),
+        Targets::Listed(_) => permissions.to_string(),
     }
 }
 

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::sessions::Seat;
 use super::{Shared, now};
-use crate::policy::Permissions;
+use crate::policy::Targets;
 use crate::registry::rfc3339;
 use crate::session::{Admission, Applicant, Event, REFUSAL, REVOKED, Session};
 use crate::store::{ClientRow, ClientStatus, Redemption, Seen, StoreError, TokenState};
@@ -82,10 +82,10 @@ pub(super) async fn admit(
     let instance = applicant.instance();
     let admission = Admission {
         name: client.name.to_string(),
-        owner: client.permissions == Permissions::Owner,
-        targets: match &client.permissions {
-            Permissions::Owner => Vec::new(),
-            Permissions::Targets(rules) => rules.iter().map(ToString::to_string).collect(),
+        owner: client.permissions.is_owner(),
+        targets: match &client.permissions.targets {
+            Targets::Any => Vec::new(),
+            Targets::Listed(rules) => rules.iter().map(ToString::to_string).collect(),
         },
     };
     match applicant.admit(admission, tasks).await {

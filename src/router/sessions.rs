@@ -51,7 +51,7 @@ pub(super) struct Seat {
 }
 
 impl Seat {
-    /// What the client may reach at this moment.
+    /// What the client may do at this moment.
     pub(super) fn permissions(&self) -> Arc<Permissions> {
         self.permissions.load_full()
     }

@@ -17,7 +17,7 @@ pub struct ClientRow {
     pub name: Name,
     /// Whether it may enter.
     pub status: ClientStatus,
-    /// What it may reach.
+    /// What it may do.
     pub permissions: Permissions,
     /// The version of Conduit that it last came with.
     pub version: Option<String>,
@@ -47,7 +47,7 @@ pub struct NewClient {
     pub identity: Identity,
     /// Its name.
     pub name: Name,
-    /// What it may reach.
+    /// What it may do.
     pub permissions: Permissions,
     /// The time now, in Unix seconds.
     pub created_at: u64,
@@ -64,12 +64,12 @@ pub struct Seen {
     pub at: u64,
 }
 
-/// What a key may reach once it is admitted.
+/// What a key may do once it is admitted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Grant {
     /// This.
     Set(Permissions),
-    /// What it may reach already; a key that is not known becomes an owner.
+    /// What it may do already; a key that is not known becomes an owner.
     Keep,
 }
 
@@ -122,7 +122,7 @@ impl Store {
         Ok(self.grant(identity, name, Grant::Set(permissions), created_at).await?.client)
     }
 
-    /// The same for who may not know what the key may reach already, and tells what was there before.
+    /// The same for who may not know what the key may do already, and tells what was there before.
     pub async fn grant(
         &self,
         identity: Identity,
@@ -222,7 +222,7 @@ fn upsert(
     let permissions = match (grant, &before) {
         (Grant::Set(permissions), _) => permissions,
         (Grant::Keep, Some(known)) => known.permissions.clone(),
-        (Grant::Keep, None) => Permissions::Owner,
+        (Grant::Keep, None) => Permissions::owner(),
     };
     let client = NewClient { identity, name, permissions, created_at: now };
     let client = write(&transaction, &client)?;

@@ -28,7 +28,7 @@ fn name(text: &str) -> Name {
 }
 
 fn permissions() -> Permissions {
-    Permissions::Targets(vec!["10.2.0.0/16:80,443".parse().expect("a rule")])
+    Permissions::targets(vec!["10.2.0.0/16:80,443".parse().expect("a rule")])
 }
 
 fn ticket(uses: u32) -> NewTicket {
@@ -173,10 +173,10 @@ async fn authorizing_a_known_key_updates_it() {
     let (_folder, _path, store) = new_store();
     let first = store.authorize(client(1, "old")).await.expect("a client");
     let update =
-        NewClient { permissions: Permissions::Owner, created_at: NOW + 5, ..client(1, "new") };
+        NewClient { permissions: Permissions::owner(), created_at: NOW + 5, ..client(1, "new") };
     let second = store.authorize(update).await.expect("a client");
     assert_eq!((second.id, second.created_at, second.updated_at), (first.id, NOW, NOW + 5));
-    assert_eq!((second.name.as_str(), &second.permissions), ("new", &Permissions::Owner));
+    assert_eq!((second.name.as_str(), &second.permissions), ("new", &Permissions::owner()));
     assert_eq!(store.client(key(1)).await.expect("ok"), Some(second));
     assert_eq!(store.client(key(2)).await.expect("ok"), None);
 }
@@ -186,7 +186,7 @@ async fn a_known_key_keeps_its_rights_unless_others_are_named() {
     let (_folder, _path, store) = new_store();
     let keep = |number, text, now| store.grant(key(number), name(text), Grant::Keep, now);
     let new = keep(1, "new", NOW).await.expect("a client");
-    assert_eq!((new.client.permissions, new.before), (Permissions::Owner, None));
+    assert_eq!((new.client.permissions, new.before), (Permissions::owner(), None));
 
     let known = store.authorize(client(2, "ci")).await.expect("a client");
     let again = keep(2, "build", NOW + 1).await.expect("the same client");
@@ -310,7 +310,7 @@ async fn a_full_disk_changes_nothing_and_says_so() {
         .await
         .expect("a limit");
     let rules = (0..500).map(|at| format!("host-{at}:*").parse().expect("a rule")).collect();
-    let large = NewClient { permissions: Permissions::Targets(rules), ..client(1, "one") };
+    let large = NewClient { permissions: Permissions::targets(rules), ..client(1, "one") };
     let error = store.authorize(large).await.expect_err("full").to_string();
     assert!(error.contains("the disk is full") && error.contains("router.db"), "{error}");
     assert_eq!(store.clients().await.expect("reading goes on"), []);

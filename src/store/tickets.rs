@@ -13,7 +13,7 @@ pub struct NewTicket {
     pub id: [u8; 8],
     /// The public half of the one-time key; the secret is never stored.
     pub public_key: Identity,
-    /// What a redeemer may reach.
+    /// What a redeemer may do.
     pub permissions: Permissions,
     /// The redeemer's name; `None` leaves it to the redeemer.
     pub name: Option<Name>,
@@ -32,7 +32,7 @@ pub struct TicketRow {
     pub id: [u8; 8],
     /// What a proof of the secret is verified with.
     pub public_key: Identity,
-    /// What a redeemer may reach.
+    /// What a redeemer may do.
     pub permissions: Permissions,
     /// The redeemer's name, if it was set.
     pub name: Option<Name>,

@@ -38,7 +38,7 @@ async fn a_revocation_that_cannot_be_written_holds_while_the_router_runs() {
 
     stage.database().execute_batch("DROP TRIGGER full").expect("room again");
     stage.router.admin().handle(revoke).await.expect("written");
-    stage.admits(stage.owner.identity(), Permissions::Owner).await;
+    stage.admits(stage.owner.identity(), Permissions::owner()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -52,6 +52,6 @@ async fn one_key_does_not_take_every_place() {
     let error = stage.try_tunnel(target.addr, |_| {}).await.expect_err("one too many");
     assert!(error.to_string().contains("as many sessions"), "{error}");
     let other = Arc::new(Keypair::generate().expect("a key"));
-    stage.admits(other.identity(), Permissions::Owner).await;
+    stage.admits(other.identity(), Permissions::owner()).await;
     stage.tunnel_with(target.addr, |settings| settings.keypair = other).await;
 }

@@ -58,7 +58,7 @@ impl Stage {
         let router = router::start(settings).await.expect("a router");
         let owner = Arc::new(Keypair::generate().expect("a key"));
         let stage = Self { router, owner, transport, store, folder };
-        stage.admits(stage.owner.identity(), Permissions::Owner).await;
+        stage.admits(stage.owner.identity(), Permissions::owner()).await;
         stage
     }
 
