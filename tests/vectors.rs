@@ -311,7 +311,9 @@ fn describe_accepted(accepted: &Accepted) -> Value {
     json!({
         "version": accepted.version, "requires": accepted.requires, "name": accepted.name,
         "session_id": HEXLOWER.encode(&accepted.session_id),
-        "permissions": permissions.map(|may| json!({"owner": may.owner, "targets": may.targets})),
+        "permissions": permissions.map(|may| {
+            json!({"owner": may.owner, "targets": may.targets, "binds": may.binds})
+        }),
         "limits": limits.map(|most| json!({"streams": most.streams, "undelivered": most.undelivered})),
         "conduit_version": accepted.conduit_version,
     })
@@ -382,7 +384,7 @@ type Lists = &'static [(&'static str, usize)];
 
 /// Every file with its lists: nothing passes because nothing was there.
 const FILES: &[(&str, Lists)] = &[
-    ("messages", &[("vectors", 26)]),
+    ("messages", &[("vectors", 27)]),
     ("streams", &[("headers", 3), ("answers", 2)]),
     ("malformed", &[("refused", 15), ("read", 4), ("versions", 5)]),
     ("tickets", &[("vectors", 3), ("refused", 18)]),

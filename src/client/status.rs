@@ -15,6 +15,7 @@ use crate::registry::{
     rfc3339,
 };
 use crate::relay::{Loss, Traffic, TrafficMetrics};
+use crate::session::Terms;
 use crate::task::Tasks;
 use crate::telemetry;
 use crate::tunnel::{Protocol, TunnelState};
@@ -104,11 +105,7 @@ impl Shared {
                 RouterView {
                     session: Some(hex(&terms.session_id)),
                     client: terms.name.parse().ok(),
-                    permissions: Some(if terms.owner {
-                        "any target".to_owned()
-                    } else {
-                        terms.targets.join(", ")
-                    }),
+                    permissions: Some(in_words(terms)),
                     version: Some(terms.peer_version.clone()),
                 }
             }),
@@ -147,6 +144,15 @@ impl Shared {
         self.metrics.update(&self.table.totals(), path);
         self.metrics.packets.update(self.table.traffic());
         self.metrics.registry.encode()
+    }
+}
+
+/// What the router lets this client do.
+fn in_words(terms: &Terms) -> String {
+    let targets = if terms.owner { "any target".to_owned() } else { terms.targets.join(", ") };
+    match terms.binds.is_empty() {
+        true => targets,
+        false => format!("{targets}; may listen at {}", terms.binds.join(", ")),
     }
 }
 

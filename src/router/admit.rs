@@ -85,8 +85,9 @@ pub(super) async fn admit(
         owner: client.permissions.is_owner(),
         targets: match &client.permissions.targets {
             Targets::Any => Vec::new(),
-            Targets::Listed(rules) => rules.iter().map(ToString::to_string).collect(),
+            Targets::Listed(rules) => texts(rules),
         },
+        binds: texts(&client.permissions.binds),
     };
     match applicant.admit(admission, tasks).await {
         Ok((session, events)) => {
@@ -100,6 +101,10 @@ pub(super) async fn admit(
             None
         }
     }
+}
+
+fn texts(rules: &[impl ToString]) -> Vec<String> {
+    rules.iter().map(ToString::to_string).collect()
 }
 
 /// Sessions that one key may have, so that it cannot keep everybody else out: each of its tunnels takes one.

@@ -140,6 +140,8 @@ pub struct Admission {
     pub owner: bool,
     /// The rules, when it is no owner.
     pub targets: Vec<String>,
+    /// The rules for where it may have the router listen.
+    pub binds: Vec<String>,
 }
 
 impl Applicant {
@@ -187,15 +189,13 @@ impl Applicant {
         tasks: &Tasks,
     ) -> Result<(Session, mpsc::Receiver<Event>), HandshakeError> {
         let session_id: [u8; 16] = random_bytes()?;
+        let [targets, binds] = fitting([&admission.targets, &admission.binds]);
         let accepted = Accepted {
             version: self.hello.version.min(VERSION),
             requires: Vec::new(),
             session_id: session_id.to_vec().into(),
             name: admission.name.clone(),
-            permissions: Some(Permissions {
-                owner: admission.owner,
-                targets: fitting(&admission.targets),
-            }),
+            permissions: Some(Permissions { owner: admission.owner, targets, binds }),
             limits: Some(Limits {
                 streams: self.settings.max_streams,
                 undelivered: self.settings.window_max,
@@ -216,6 +216,7 @@ impl Applicant {
             peer_version: self.hello.conduit_version,
             owner: admission.owner,
             targets: admission.targets,
+            binds: admission.binds,
         };
         let (session, events) =
             begin(self.connection, self.send, self.frames, terms, &self.settings, tasks)?;
@@ -244,24 +245,26 @@ impl Applicant {
     }
 }
 
-/// As many rules as a message before `Accepted` has room for, and how many there are besides: they are for people, the
-/// router decides each time. [SES-2] [SES-13]
-fn fitting(targets: &[String]) -> Vec<String> {
-    let mut left = TARGETS_MOST;
-    let fits = |target: &&String| {
-        // Field number and length make at most three bytes.
-        left = left.saturating_sub(target.len() + 3);
-        left > 0
-    };
-    let mut listed: Vec<String> = targets.iter().take_while(fits).cloned().collect();
-    if listed.len() < targets.len() {
-        listed.push(format!("and {} more", targets.len() - listed.len()));
-    }
-    listed
+/// As many rules of all lists as a message before `Accepted` has room for, and how many there are besides: they are for
+/// people, the router decides each time. [SES-2] [SES-13]
+fn fitting<const N: usize>(lists: [&[String]; N]) -> [Vec<String>; N] {
+    let mut left = RULES_MOST;
+    lists.map(|rules| {
+        let fits = |rule: &&String| {
+            // Field number and length make at most three bytes.
+            left = left.saturating_sub(rule.len() + 3);
+            left > 0
+        };
+        let mut listed: Vec<String> = rules.iter().take_while(fits).cloned().collect();
+        if listed.len() < rules.len() {
+            listed.push(format!("and {} more", rules.len() - listed.len()));
+        }
+        listed
+    })
 }
 
 /// Leaves a kilobyte of [`HANDSHAKE_LIMIT`] for everything else.
-const TARGETS_MOST: usize = 3 << 10;
+const RULES_MOST: usize = 3 << 10;
 /// What every refused client reads, whatever the cause. [SES-14]
 pub const REFUSAL: &str = "the router does not admit this key";
 /// What somebody reads whose key was revoked and who has proved to hold a ticket. [TKT-6]
@@ -277,9 +280,19 @@ mod tests {
     #[test]
     fn any_number_of_rules_fits_into_the_answer() {
         let few = vec!["10.2.0.0/16:80,443".to_owned(); 3];
-        assert_eq!(fitting(&few), few);
-        for rule in ["a:1".to_owned(), "x".repeat(250)] {
-            let permissions = Permissions { owner: false, targets: fitting(&vec![rule; 5_000]) };
+        assert_eq!(fitting([&few, &few[..1]]), [few.clone(), few[..1].to_vec()]);
+        let many = |rule: &str| vec![rule.to_owned(); 5_000];
+        let long = "x".repeat(250);
+        for (targets, binds) in [
+            (many("a:1"), Vec::new()),
+            (many(&long), Vec::new()),
+            (Vec::new(), many("*:1")),
+            (many(&long), many("*:1")),
+            (many("a:1"), many(&long)),
+            (vec![long.clone(); 6], vec![long; 6]),
+        ] {
+            let [targets, binds] = fitting([&targets, &binds]);
+            let permissions = Permissions { owner: false, targets, binds };
             let accepted = Accepted {
                 name: "n".repeat(64),
                 conduit_version: "0.1.0".to_owned(),

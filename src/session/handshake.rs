@@ -123,6 +123,7 @@ pub async fn initiate(
         peer_version: accepted.conduit_version,
         owner: permissions.owner,
         targets: permissions.targets,
+        binds: permissions.binds,
     };
     let mut settings = settings.clone();
     if let Some(limits) = accepted.limits

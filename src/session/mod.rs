@@ -76,6 +76,8 @@ pub struct Terms {
     pub owner: bool,
     /// The rules, when it is no owner.
     pub targets: Vec<String>,
+    /// The rules for where it may have the router listen.
+    pub binds: Vec<String>,
 }
 
 /// What can be set about a session; both ends have their own.

@@ -119,9 +119,13 @@ pub struct Permissions {
     /// Any target that the router's host reaches.
     #[prost(bool, tag = "1")]
     pub owner: bool,
-    /// Rules as `HOST|CIDR:PORTS`.
+    /// Rules as `HOST|CIDR:PORTS` or `unix:/PATH`.
     #[prost(string, repeated, tag = "2")]
     pub targets: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Where the router may listen for reverse tunnels: rules as `ADDRESS|CIDR|*:PORTS` or `unix:/PATH`. An owner may
+    /// besides have any port from 1024 up.
+    #[prost(string, repeated, tag = "3")]
+    pub binds: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// What a client has to stay within.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
