@@ -62,9 +62,12 @@ pub enum Request {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct InviteParams {
-    /// Targets as `router invite --allow-target` takes them; none makes an owner.
+    /// Targets as `router invite --allow-target` takes them; neither these nor binds make an owner.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub allow_targets: Vec<String>,
+    /// Where the router may listen for the client, as `router invite --allow-bind` takes it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub allow_binds: Vec<String>,
     /// The name that the client gets; otherwise it proposes one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<Name>,
@@ -87,10 +90,14 @@ pub struct AuthorizeParams {
     pub identity: Identity,
     /// The client's name.
     pub name: Name,
-    /// Targets as `router authorize --allow-target` takes them; none leaves a known key what it may reach, and makes a
-    /// new one an owner.
+    /// Targets as `router authorize --allow-target` takes them; neither these nor binds leave a known key what it may
+    /// do, and make a new one an owner.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub allow_targets: Vec<String>,
+    /// Where the router may listen for the client, as `router authorize --allow-bind` takes it; for an owner besides
+    /// what every owner may.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allow_binds: Vec<String>,
     /// Makes an owner, of a known key too.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub owner: bool,
@@ -248,6 +255,7 @@ mod tests {
             Request::Invite(InviteParams::default()),
             Request::Invite(InviteParams {
                 allow_targets: vec!["10.2.0.0/16:80,443".into()],
+                allow_binds: vec!["10.2.0.1:8080".into()],
                 name: Some(name.clone()),
                 expires_seconds: Some(3600),
                 uses: Some(3),
@@ -257,12 +265,14 @@ mod tests {
                 identity,
                 name: name.clone(),
                 allow_targets: Vec::new(),
+                allow_binds: Vec::new(),
                 owner: false,
             }),
             Request::Authorize(AuthorizeParams {
                 identity,
                 name: name.clone(),
                 allow_targets: Vec::new(),
+                allow_binds: vec!["0.0.0.0:80".into()],
                 owner: true,
             }),
             Request::Clients,

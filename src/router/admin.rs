@@ -1,6 +1,7 @@
 //! What an operator does: invite, authorize, revoke, tokens. Works on the store alone, and on live sessions where a
 //! router runs.
 
+use std::str::FromStr;
 use std::time::{Duration, UNIX_EPOCH};
 
 use serde::Serialize;
@@ -9,7 +10,7 @@ use serde_json::{Value, json};
 use super::now;
 use super::sessions::Sessions;
 use crate::identity::{Ticket, TicketId, TicketSecret, Token};
-use crate::policy::{Permissions, TargetRule, Targets};
+use crate::policy::{ParseRuleError, Permissions, Targets};
 use crate::registry::{
     AuthorizeParams, ClientStatus, Invitation, InviteParams, IssuedToken, Request, RpcError,
     TokenCreateParams, TokenStatus, rfc3339,
@@ -65,9 +66,11 @@ impl Admin {
         }
     }
 
-    /// Makes a ticket. Without targets its holder becomes an owner: it may reach whatever the router's host reaches.
+    /// Makes a ticket. Without targets and binds its holder becomes an owner: it may reach whatever the router's host
+    /// reaches, and have the router listen at any port from 1024 up.
     pub async fn invite(&self, params: InviteParams) -> Result<Invitation, RpcError> {
-        let permissions = permissions(&params.allow_targets)?;
+        let is_owner = params.allow_targets.is_empty() && params.allow_binds.is_empty();
+        let permissions = permissions(is_owner, &params.allow_targets, &params.allow_binds)?;
         let uses = params.uses.unwrap_or(1);
         let lifetime = params.expires_seconds.unwrap_or(TICKET_LIFETIME);
         if uses == 0 || lifetime == 0 {
@@ -117,15 +120,16 @@ impl Admin {
 
     /// Who names no rights leaves a known key those that it has: an owner is made on purpose.
     async fn authorize(&self, params: AuthorizeParams) -> Result<Value, RpcError> {
-        let grant = match (params.owner, params.allow_targets.is_empty()) {
-            (true, false) => {
-                return Err(invalid("an owner reaches every target: either owner or targets"));
-            }
-            (true, true) => Grant::Set(Permissions::owner()),
-            (false, false) => Grant::Set(permissions(&params.allow_targets)?),
-            (false, true) => Grant::Keep,
+        let AuthorizeParams { identity, name, allow_targets: targets, allow_binds: binds, owner } =
+            params;
+        if owner && !targets.is_empty() {
+            return Err(invalid("an owner reaches every target: either owner or targets"));
+        }
+        let grant = match owner || !targets.is_empty() || !binds.is_empty() {
+            true => Grant::Set(permissions(owner, &targets, &binds)?),
+            false => Grant::Keep,
         };
-        let granted = self.store.grant(params.identity, params.name, grant, now()).await;
+        let granted = self.store.grant(identity, name, grant, now()).await;
         let store::Authorized { client, before } = granted.map_err(failed)?;
         if let Some(sessions) = &self.sessions {
             sessions.unban(client.identity);
@@ -261,21 +265,27 @@ fn in_list(token: TokenRow) -> TokenStatus {
     }
 }
 
-fn permissions(targets: &[String]) -> Result<Permissions, RpcError> {
-    if targets.is_empty() {
-        return Ok(Permissions::owner());
-    }
-    let rules: Result<Vec<TargetRule>, _> = targets.iter().map(|rule| rule.parse()).collect();
-    rules.map(Permissions::targets).map_err(invalid)
+fn permissions(owner: bool, targets: &[String], binds: &[String]) -> Result<Permissions, RpcError> {
+    let targets = match owner {
+        true => Targets::Any,
+        false => Targets::Listed(rules(targets)?),
+    };
+    Ok(Permissions { targets, binds: rules(binds)? })
+}
+
+fn rules<R: FromStr<Err = ParseRuleError>>(texts: &[String]) -> Result<Vec<R>, RpcError> {
+    texts.iter().map(|rule| rule.parse()).collect::<Result<_, _>>().map_err(invalid)
 }
 
 fn in_words(permissions: &Permissions) -> String {
-    match permissions.targets {
-        Targets::Any => {
-            "owner: any target that the router's host reaches, loopback included".to_owned()
-        }
-        Targets::Listed(_) => permissions.to_string(),
+    if !permissions.is_owner() {
+        return permissions.to_string();
     }
+    let listed = permissions.binds.iter().map(|rule| format!(" and {rule}")).collect::<String>();
+    format!(
+        "owner: any target that the router's host reaches, loopback included; may listen at any port from {}{listed}",
+        Permissions::FIRST_FREE_PORT
+    )
 }
 
 fn answer(value: impl Serialize) -> Result<Value, RpcError> {

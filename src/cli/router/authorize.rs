@@ -19,10 +19,15 @@ pub(super) struct Args {
     /// The client's name
     #[arg(long, value_name = "NAME")]
     name: Name,
-    /// What it may reach (HOST, CIDR or address, and ports) [default: a known key as before, a new one everything]
+    /// What it may reach (HOST, CIDR or address, and ports; or unix:/PATH) [default, with no --allow-bind either: a known
+    /// key as before, a new one everything]
     #[arg(long, value_name = "TARGET:PORTS")]
     allow_target: Vec<String>,
-    /// Make it an owner, which may reach everything, even if it is known with less
+    /// Where the router may listen for it (address, CIDR or *, and ports; or unix:/PATH). For ports below 1024 the router
+    /// itself needs CAP_NET_BIND_SERVICE
+    #[arg(long, value_name = "ADDRESS:PORTS")]
+    allow_bind: Vec<String>,
+    /// Make it an owner, which may reach everything and have every port from 1024, even if it is known with less
     #[arg(long, conflicts_with = "allow_target")]
     owner: bool,
 }
@@ -47,6 +52,7 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<u8, Failure> {
         identity: args.identity,
         name: args.name.clone(),
         allow_targets: args.allow_target.clone(),
+        allow_binds: args.allow_bind.clone(),
         owner: args.owner,
     });
     let mut document = administer::<Value>(request, context)?.value;
@@ -67,8 +73,10 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<u8, Failure> {
             let revoked = if status == "active" { "" } else { ", revoked" };
             context.line(&format!("  was: {name}, {permissions}{revoked}"))?;
         }
-        None if !args.owner && args.allow_target.is_empty() => {
-            warn("note: neither --allow-target nor --owner was given: a new client is an owner");
+        None if !args.owner && args.allow_target.is_empty() && args.allow_bind.is_empty() => {
+            warn(
+                "note: none of --allow-target, --allow-bind and --owner was given: a new client is an owner",
+            );
         }
         None => {}
     }

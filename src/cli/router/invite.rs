@@ -15,9 +15,14 @@ use crate::tunnel::{HostPort, Name};
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLES)]
 pub(super) struct Args {
-    /// What the client may reach (HOST, CIDR or address, and ports); without it: everything, as an owner
+    /// What the client may reach (HOST, CIDR or address, and ports; or unix:/PATH). With neither this nor --allow-bind:
+    /// everything, as an owner
     #[arg(long, value_name = "TARGET:PORTS")]
     allow_target: Vec<String>,
+    /// Where the router may listen for the client (address, CIDR or *, and ports; or unix:/PATH). An owner may have every
+    /// port from 1024; for lower ones the router itself needs CAP_NET_BIND_SERVICE
+    #[arg(long, value_name = "ADDRESS:PORTS")]
+    allow_bind: Vec<String>,
     /// The name that the client gets [default: its host's]
     #[arg(long, value_name = "NAME")]
     name: Option<Name>,
@@ -35,6 +40,7 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args, context: &Context) -> Result<u8, Failure> {
     let request = Request::Invite(InviteParams {
         allow_targets: args.allow_target.clone(),
+        allow_binds: args.allow_bind.clone(),
         name: args.name.clone(),
         expires_seconds: args.expires.map(|time| time.as_secs()),
         uses: Some(args.uses),
@@ -88,5 +94,6 @@ const EXAMPLES: &str = "\
 Examples:
   conduit router invite                                   an owner: any target, loopback included
   conduit router invite --allow-target 10.2.0.0/16:80,443 --allow-target db.internal:5432
+  conduit router invite --allow-bind '*:8000-8100'          listens there, and reaches nothing
   conduit router invite --name ci --uses 3 --expires 1h --allow-target '[fd00::/8]:22'
   conduit router invite --quiet | ssh host conduit start --join - --source web:80 --bind 8080";
