@@ -10,7 +10,7 @@ use std::str::FromStr;
 use bytes::{Bytes, BytesMut};
 use conduit::config::{ClientConfig, Environment, Overrides, RouterConfig};
 use conduit::identity::{Ticket, Token, identity_from_spki, spki};
-use conduit::policy::TargetRule;
+use conduit::policy::{BindRule, TargetRule};
 use conduit::registry::{AuthorizeParams, InviteParams, Record, TokenCreateParams};
 use conduit::transport::is_server_hello;
 use conduit::tunnel::{BindAddr, HostPort, Identity};
@@ -32,6 +32,7 @@ pub(crate) const TARGETS: &[Target] = &[
     ("host_port", written::<HostPort>),
     ("bind_addr", written::<BindAddr>),
     ("target_rule", written::<TargetRule>),
+    ("bind_rule", written::<BindRule>),
     ("client_config", client_config),
     ("router_config", router_config),
     ("record", record),
