@@ -3,7 +3,8 @@
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use super::{
-    completions, config, connect, demo, down, init, kill, list, logs, man, router, start, status, up,
+    completions, config, connect, demo, down, init, kill, list, logs, man, router, start, status,
+    up,
 };
 
 /// The command line.

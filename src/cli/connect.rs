@@ -98,8 +98,7 @@ fn stdio() -> io::Result<(Stream, oneshot::Receiver<()>)> {
         }
         let _ = done.send(());
     })?;
-    ours.set_nonblocking(true)?;
-    Ok((Stream::try_from(ours)?, written))
+    Ok((ours, written))
 }
 
 /// Copies as bytes come: what a person types must not wait for more.
@@ -118,21 +117,25 @@ fn copy(from: &mut impl Read, to: &mut impl Write) -> io::Result<()> {
     }
 }
 
+/// Two sockets that are connected with each other: one for the session, one for threads.
 #[cfg(unix)]
-fn pair() -> io::Result<(std::os::unix::net::UnixStream, std::os::unix::net::UnixStream)> {
-    std::os::unix::net::UnixStream::pair()
+fn pair() -> io::Result<(Stream, std::os::unix::net::UnixStream)> {
+    let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
+    ours.set_nonblocking(true)?;
+    Ok((tokio::net::UnixStream::from_std(ours)?.into(), theirs))
 }
 
 /// Where sockets have no pairs, two that meet on loopback.
 #[cfg(not(unix))]
-fn pair() -> io::Result<(std::net::TcpStream, std::net::TcpStream)> {
+fn pair() -> io::Result<(Stream, std::net::TcpStream)> {
     let listener = std::net::TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, 0))?;
     let theirs = std::net::TcpStream::connect(listener.local_addr()?)?;
     loop {
         let (ours, peer) = listener.accept()?;
         // Somebody else may have been faster.
         if peer == theirs.local_addr()? {
-            return Ok((ours, theirs));
+            ours.set_nonblocking(true)?;
+            return Ok((tokio::net::TcpStream::from_std(ours)?.into(), theirs));
         }
     }
 }

@@ -93,9 +93,9 @@ impl Prepared {
 impl Prepared {
     /// What one connection to `target` needs.
     pub(super) fn once(&self, target: &Target) -> Result<Once, Failure> {
-        let name = "connect".parse().map_err(|error: crate::tunnel::NameError| {
-            Failure::usage(error.to_string())
-        })?;
+        let name = "connect"
+            .parse()
+            .map_err(|error: crate::tunnel::NameError| Failure::usage(error.to_string()))?;
         let token = self.token.as_deref().map(str::parse).transpose();
         Ok(Once {
             tunnel: TunnelSpec {
@@ -111,7 +111,11 @@ impl Prepared {
             router: self.pin.clone().into(),
             client_name: self.client_name.clone(),
             token: token.map_err(|error: ParseTokenError| {
-                Failure::new(Kind::Config, "token", format!("the configured token is none: {error}"))
+                Failure::new(
+                    Kind::Config,
+                    "token",
+                    format!("the configured token is none: {error}"),
+                )
             })?,
             transport: self.tuning.transport(),
             session: self.tuning.session(),

@@ -42,7 +42,8 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<u8, Failure> {
         return print_service(args, system, context);
     }
     let file = client_file(args.file.as_deref(), context)?;
-    let loaded = ClientConfig::load(file.as_deref(), &context.environment, &args.router.overrides())?;
+    let loaded =
+        ClientConfig::load(file.as_deref(), &context.environment, &args.router.overrides())?;
     let threads = loaded.config.performance.threads;
     let invitation = read_ticket(args.join.as_deref(), context)?;
     if args.foreground {

@@ -111,7 +111,9 @@ fn judge(tunnel: &TunnelSpec, index: usize, declared: Declared) -> Result<Bind, 
         }),
         Code::Denied => Err(StartError::Denied { end, reason }),
         Code::Replaced => Err(StartError::Replaced { by: reason }),
-        Code::Taken | Code::Unavailable | Code::Limit => Err(StartError::Unpublished { end, reason }),
+        Code::Taken | Code::Unavailable | Code::Limit => {
+            Err(StartError::Unpublished { end, reason })
+        }
         _ => Err(StartError::Unsupported { reason }),
     }
 }

@@ -258,10 +258,8 @@ mod tests {
 
     #[test]
     fn advice_is_given_only_where_it_can_help() {
-        let denied = |reason: String| StartError::Denied {
-            end: "169.254.169.254:80".to_owned(),
-            reason,
-        };
+        let denied =
+            |reason: String| StartError::Denied { end: "169.254.169.254:80".to_owned(), reason };
         for denial in [Denial::Metadata, Denial::LinkLocal, Denial::Unspecified, Denial::Embedded] {
             let hint = hint(&denied(denial.to_string()));
             assert!(hint.contains("another --source") && !hint.contains("operator"), "{hint}");

@@ -145,8 +145,7 @@ pub(super) fn publish(shared: &Arc<Shared>, tasks: &Tasks, established: &Establi
     *link.endpoint.lock().unwrap_or_else(PoisonError::into_inner) =
         Some(Arc::clone(&established.endpoint));
     let session = established.session.clone();
-    let scope =
-        Scope { draining: shared.accepting.clone(), stop: shared.connections.clone() };
+    let scope = Scope { draining: shared.accepting.clone(), stop: shared.connections.clone() };
     let flows = Flows::start(&session, Side::Client, &shared.table, tasks, scope);
     let line = Line { session, flows };
     tasks.spawn_until_cancelled(

@@ -194,7 +194,7 @@ impl Sockets {
     /// The first one with its real port.
     fn first_bind(&self) -> Option<Bind> {
         match self {
-            Self::Tcp(listeners) => listeners.first().map(|listener| listener.local().clone()),
+            Self::Tcp(listeners) => listeners.first().map(Listener::local_bind),
             Self::Udp(ports) => ports.first().map(|port| port.local_addr().into()),
         }
     }
@@ -203,7 +203,8 @@ impl Sockets {
         match self {
             Self::Tcp(listeners) => {
                 for (index, listener) in listeners.into_iter().enumerate() {
-                    let accept = forward::accept(Arc::clone(shared), tasks.clone(), index, listener);
+                    let accept =
+                        forward::accept(Arc::clone(shared), tasks.clone(), index, listener);
                     tasks.spawn("accept", accept);
                 }
             }

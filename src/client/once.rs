@@ -7,9 +7,9 @@ use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use super::StartError;
 use super::connect::{Established, RouterAddress, TRIES, establish, pause};
 use super::declare::{TUNNEL, declare};
-use super::StartError;
 use crate::ends::Stream;
 use crate::identity::{Keypair, Token};
 use crate::relay::{Counters, EndedBy, pipe};
@@ -64,8 +64,8 @@ pub async fn once(
     let session = &established.session;
     let addr = session.connection().remote_addr();
     let opened = session.open(header, Bytes::new()).await;
-    let (sender, receiver) = opened
-        .map_err(|error| StartError::Handshake { addr, reason: error.to_string() })?;
+    let (sender, receiver) =
+        opened.map_err(|error| StartError::Handshake { addr, reason: error.to_string() })?;
     let counters = Counters::default();
     let moved = pipe(user, sender, receiver, &settings.relay, &counters, stop).await;
     session.close(Code::Done, "the connection is over");

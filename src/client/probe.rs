@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::link::TUNNEL;
+use super::declare::TUNNEL;
 use crate::identity::random_bytes;
 use crate::registry::Probe;
 use crate::session::Session;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::Shared;
 use super::declare::pair;
 use super::link::Line;
-use crate::ends::{self, DialError, UdpPort};
+use crate::ends::{self, DialError, Transport, UdpPort};
 use crate::policy::Decision;
 use crate::relay::{EndedBy, FlowRules, Flows, Opening, pipe};
 use crate::session::{Incoming, Knock};
@@ -46,7 +46,8 @@ fn own_source(shared: &Shared, protocol: Protocol, number: u32) -> Result<Target
     let declared = (spec.direction, spec.protocol) == (Direction::Reverse, protocol);
     let found = pair(spec, number).filter(|_| declared);
     found.map(|(_, source)| source).ok_or_else(|| {
-        let what = format!("the router asks for {protocol} tunnel {number}, which is not declared here");
+        let what =
+            format!("the router asks for {protocol} tunnel {number}, which is not declared here");
         if note(shared, "?", &what) {
             tracing::warn!("{what}");
         }
@@ -59,7 +60,9 @@ async fn visitor(shared: &Shared, incoming: Incoming) {
     let source = match own_source(shared, Protocol::Tcp, header.tunnel) {
         // An address of the router's choice is none of ours, and a sign of what it is up to.
         Ok(source) if header.target.is_empty() => source,
-        Ok(_) => return incoming.refuse(Code::Denied, "a client dials no address of a router").await,
+        Ok(_) => {
+            return incoming.refuse(Code::Denied, "a client dials no address of a router").await;
+        }
         Err(reason) => return incoming.refuse(Code::Denied, &reason).await,
     };
     let target = source.to_string();
@@ -91,7 +94,7 @@ async fn visitor(shared: &Shared, incoming: Incoming) {
         }
     };
     shared.last_outcome.served();
-    let preface = preface(shared, Protocol::Tcp, &header.visitor, &header.visited);
+    let preface = preface(shared, Transport::Stream, &header.visitor, &header.visited);
     if let Err(error) = socket.write_first(&preface).await {
         return incoming.refuse(Code::Reset, &error.to_string()).await;
     }
@@ -139,25 +142,20 @@ async fn connected(shared: &Shared, source: &Target) -> Result<UdpPort, DialErro
 fn serve(shared: &Shared, opening: Opening, port: UdpPort, tunnel: u32) {
     let options = &shared.settings.tunnel.options;
     let open = &opening.open;
-    let preface = preface(shared, Protocol::Udp, &open.visitor, &open.visited);
+    let preface = preface(shared, Transport::Datagram, &open.visitor, &open.visited);
     let entry = shared.table.enter_flow(open.visitor.clone(), &shared.connections);
     let preface = (!preface.is_empty()).then(|| preface.into());
     opening.serve(FlowRules::new(tunnel, options), port, entry, preface);
 }
 
 /// What the source is told of a visitor before the first byte.
-fn preface(shared: &Shared, transport: visitor: &str, visited: &str) -> Vec<u8> {
+fn preface(shared: &Shared, transport: Transport, visitor: &str, visited: &str) -> Vec<u8> {
     match shared.settings.tunnel.options.proxy_protocol {
         ProxyProtocol::Off => Vec::new(),
-        version => ends::header(version, protocol, visitor.parse().ok(), visited.parse().ok()),
+        version => ends::header(version, transport, visitor.parse().ok(), visited.parse().ok()),
     }
 }
 
 fn note(shared: &Shared, target: &str, reason: &str) -> bool {
     shared.table.refuse(target, None, reason)
-}
-
-/// What the router is told of a dial that failed: not why, which is nobody's business but this side's. [STR-13]
-fn code(error: &DialError) -> Code {
-    error.code()
 }

@@ -11,8 +11,8 @@ use tokio::sync::mpsc;
 use super::probe::probe;
 use super::{CARRIER, Shared};
 use crate::registry::{
-    Call, ConnectionStatus, PacketStatus, Refusal, Request, RouterView, RpcError, TlsStatus, TunnelStatus,
-    rfc3339,
+    Call, ConnectionStatus, PacketStatus, Refusal, Request, RouterView, RpcError, TlsStatus,
+    TunnelStatus, rfc3339,
 };
 use crate::relay::{Loss, Traffic, TrafficMetrics};
 use crate::session::Terms;

@@ -118,7 +118,7 @@ mod tests {
     #[tokio::test]
     async fn a_users_socket_hears_that_nobody_listens() {
         for addr in ["127.0.0.1:0", "[::1]:0"] {
-            let local = UdpPort::bind(addr.parse().expect(addr)).expect("bound").local_addr();
+            let local = UdpPort::bind(&addr.parse().expect(addr)).expect("bound").local_addr();
             let user = UdpPort::connect(local).expect("connected");
             match port_unreachable(user.local_addr(), local) {
                 Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return,

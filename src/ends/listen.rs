@@ -1,87 +1,146 @@
 //! Listening for users: errors that say what to do, and accepting that outlives a full descriptor table.
 
+use std::fmt::Display;
 use std::io;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 
-use crate::tunnel::BindAddr;
+use super::{Peer, Stream, canonical};
+use crate::tunnel::Bind;
 
-/// A TCP socket that listens.
+#[cfg(unix)]
+mod unix;
+
+/// A socket that listens. The file of a Unix socket goes with it.
 #[derive(Debug)]
 pub struct Listener {
-    socket: TcpListener,
-    local: SocketAddr,
+    socket: Listening,
+    local: Bind,
     outage: Outage,
 }
 
-/// Why an address could not be listened on.
+#[derive(Debug)]
+enum Listening {
+    Tcp(TcpListener),
+    #[cfg(unix)]
+    Unix(unix::UnixSocket),
+}
+
+/// Why an end could not be listened on. `end` is its text.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
     /// Something listens there already.
-    #[error("cannot listen on {addr}: the port is in use; stop what uses it or choose another")]
+    #[error("cannot listen on {end}: it is in use; stop what uses it or choose another")]
     InUse {
-        /// The address.
-        addr: SocketAddr,
+        /// The end.
+        end: String,
     },
     /// The process may not have this port.
     #[error(
-        "cannot listen on {addr}: a port below 1024 needs CAP_NET_BIND_SERVICE; run \
+        "cannot listen on {end}: a port below 1024 needs CAP_NET_BIND_SERVICE; run \
          `sudo setcap cap_net_bind_service=+ep \"$(command -v conduit)\"` or choose a port from 1024"
     )]
     NotPermitted {
-        /// The address.
-        addr: SocketAddr,
+        /// The end.
+        end: String,
     },
     /// This machine has no such address.
-    #[error("cannot listen on {addr}: this machine does not have that address")]
+    #[error("cannot listen on {end}: this machine does not have that address")]
     NotAvailable {
-        /// The address.
-        addr: SocketAddr,
+        /// The end.
+        end: String,
+    },
+    /// Something that is no socket is in the socket's place.
+    #[error(
+        "cannot listen on {end}: {what} is there, and is left alone; remove it or choose another path"
+    )]
+    Occupied {
+        /// The end.
+        end: String,
+        /// What is there.
+        what: &'static str,
+    },
+    /// There is no folder for the socket.
+    #[error("cannot listen on {end}: its folder does not exist; create it or choose another path")]
+    NoFolder {
+        /// The end.
+        end: String,
     },
     /// Anything else.
-    #[error("cannot listen on {addr}: {source}")]
+    #[error("cannot listen on {end}: {source}")]
     Other {
-        /// The address.
-        addr: SocketAddr,
+        /// The end.
+        end: String,
         /// What the system said.
         source: io::Error,
     },
 }
 
 impl Listener {
-    /// Binds and listens. `[::]` takes IPv4 users too. `backlog` is how many may wait to be accepted; the system
-    /// may allow fewer.
+    /// Binds and listens. `[::]` takes IPv4 users too; a Unix socket takes this user's processes (mode 0600), and
+    /// replaces one that nobody listens on. `backlog` is how many may wait to be accepted; the system may allow fewer.
     ///
     /// Has to be called within a tokio runtime.
-    pub fn bind(addr: BindAddr, backlog: u32) -> Result<Self, ListenError> {
-        let addr = addr.socket_addr();
-        let open = || {
-            let socket = TcpListener::from_std(listening(addr, backlog)?.into())?;
-            let local = socket.local_addr()?;
-            Ok(Self { socket, local, outage: Outage::default() })
-        };
-        open().map_err(|source: io::Error| ListenError::new(addr, source))
+    pub fn bind(bind: &Bind, backlog: u32) -> Result<Self, ListenError> {
+        let (socket, local) = Listening::bind(bind, backlog)?;
+        Ok(Self { socket, local, outage: Outage::default() })
     }
 
-    /// The address with the real port.
-    pub const fn local_addr(&self) -> SocketAddr {
-        self.local
+    /// Where it listens, with the real port.
+    pub fn local_bind(&self) -> Bind {
+        self.local.clone()
     }
 
-    /// The next user, with their address in canonical form.
+    /// The next user, and who it is.
     ///
     /// Never fails: without free descriptors or memory it tries again, at most 50 times a second. Cancel-safe.
-    pub async fn accept(&self) -> (TcpStream, SocketAddr) {
-        let (stream, peer) = persevere(&self.outage, self.local, || self.socket.accept()).await;
-        (stream, SocketAddr::new(peer.ip().to_canonical(), peer.port()))
+    pub async fn accept(&self) -> (Stream, Peer) {
+        persevere(&self.outage, &self.local, || self.socket.accept()).await
     }
 }
 
-fn listening(addr: SocketAddr, backlog: u32) -> io::Result<Socket> {
+impl Listening {
+    fn bind(bind: &Bind, backlog: u32) -> Result<(Self, Bind), ListenError> {
+        match bind {
+            Bind::Addr(addr) => {
+                let open = || {
+                    let socket = TcpListener::from_std(tcp(addr.socket_addr(), backlog)?.into())?;
+                    let local = socket.local_addr()?;
+                    Ok((Self::Tcp(socket), local.into()))
+                };
+                open().map_err(|source| ListenError::new(bind, source))
+            }
+            #[cfg(unix)]
+            Bind::Unix(path) => {
+                Ok((Self::Unix(unix::UnixSocket::bind(path, backlog)?), bind.clone()))
+            }
+            #[cfg(not(unix))]
+            Bind::Unix(_) => Err(ListenError::new(bind, super::no_unix_sockets())),
+        }
+    }
+
+    async fn accept(&self) -> io::Result<(Stream, Peer)> {
+        match self {
+            Self::Tcp(socket) => {
+                let (stream, peer) = socket.accept().await?;
+                Ok((stream.into(), Peer::Addr(canonical(peer))))
+            }
+            #[cfg(unix)]
+            Self::Unix(socket) => socket.accept().await,
+        }
+    }
+
+    /// As the system counts.
+    fn backlog(backlog: u32) -> i32 {
+        i32::try_from(backlog).unwrap_or(i32::MAX)
+    }
+}
+
+fn tcp(addr: SocketAddr, backlog: u32) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
     // A restart finds connections of the last run in TIME_WAIT. On Windows the option would share the port.
     #[cfg(unix)]
@@ -92,7 +151,7 @@ fn listening(addr: SocketAddr, backlog: u32) -> io::Result<Socket> {
     }
     socket.set_nonblocking(true)?;
     socket.bind(&addr.into())?;
-    socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
+    socket.listen(Listening::backlog(backlog))?;
     Ok(socket)
 }
 
@@ -112,7 +171,7 @@ impl Outage {
 
 async fn persevere<T, F: Future<Output = io::Result<T>>>(
     outage: &Outage,
-    local: SocketAddr,
+    local: &impl Display,
     mut accept: impl FnMut() -> F,
 ) -> T {
     loop {
@@ -145,15 +204,18 @@ fn is_about_one_connection(error: &io::Error) -> bool {
 }
 
 impl ListenError {
-    pub(super) fn new(addr: SocketAddr, source: io::Error) -> Self {
+    pub(super) fn new(bind: &Bind, source: io::Error) -> Self {
+        use io::ErrorKind as Kind;
+        let end = bind.to_string();
+        let is_low = bind.socket_addr().is_some_and(|addr| addr.port() < 1024);
         match source.kind() {
-            io::ErrorKind::AddrInUse => Self::InUse { addr },
-            io::ErrorKind::PermissionDenied if addr.port() < 1024 => Self::NotPermitted { addr },
+            Kind::AddrInUse => Self::InUse { end },
+            Kind::PermissionDenied if is_low => Self::NotPermitted { end },
             // A link-local address without its interface is nobody's.
-            io::ErrorKind::AddrNotAvailable | io::ErrorKind::InvalidInput => {
-                Self::NotAvailable { addr }
-            }
-            _ => Self::Other { addr, source },
+            Kind::AddrNotAvailable | Kind::InvalidInput => Self::NotAvailable { end },
+            // Of a file that is about to be made, only the folder can be missing.
+            Kind::NotFound => Self::NoFolder { end },
+            _ => Self::Other { end, source },
         }
     }
 }
@@ -166,36 +228,45 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 mod tests {
     use std::cell::Cell;
 
+    use tokio::net::TcpStream;
+
     use super::*;
 
     fn bind(text: &str) -> Result<Listener, ListenError> {
-        Listener::bind(text.parse().expect(text), 16)
+        Listener::bind(&text.parse().expect(text), 16)
+    }
+
+    fn addr(listener: &Listener) -> SocketAddr {
+        listener.local_bind().socket_addr().expect("TCP")
     }
 
     #[tokio::test]
     async fn a_bound_socket_accepts_and_knows_its_port() {
         let listener = bind("127.0.0.1:0").expect("bind");
-        assert_ne!(listener.local_addr().port(), 0);
-        let user = TcpStream::connect(listener.local_addr()).await.expect("connect");
+        assert_ne!(addr(&listener).port(), 0);
+        let user = TcpStream::connect(addr(&listener)).await.expect("connect");
         let (_stream, peer) = listener.accept().await;
-        assert_eq!(peer, user.local_addr().expect("an address"));
+        assert_eq!(peer, Peer::Addr(user.local_addr().expect("an address")));
     }
 
     #[tokio::test]
     async fn the_ipv6_wildcard_takes_ipv4_users_too() {
         let listener = bind("[::]:0").expect("bind");
-        let port = listener.local_addr().port();
+        let port = addr(&listener).port();
         let user = TcpStream::connect(("127.0.0.1", port)).await.expect("connect");
         let (_stream, peer) = listener.accept().await;
-        assert_eq!(peer, user.local_addr().expect("an IPv4 address"));
+        assert_eq!(peer, Peer::Addr(user.local_addr().expect("an IPv4 address")));
     }
 
     #[tokio::test]
     async fn a_port_in_use_and_a_foreign_address_say_so() {
         let first = bind("127.0.0.1:0").expect("bind");
-        let addr = first.local_addr();
+        let addr = addr(&first);
         let error = bind(&addr.to_string()).expect_err("in use");
-        assert!(matches!(error, ListenError::InUse { addr: at } if at == addr), "{error}");
+        assert!(
+            matches!(&error, ListenError::InUse { end } if *end == addr.to_string()),
+            "{error}"
+        );
         let error = bind("192.0.2.1:0").expect_err("not ours");
         assert!(matches!(error, ListenError::NotAvailable { .. }), "{error}");
     }
@@ -203,7 +274,7 @@ mod tests {
     #[tokio::test]
     async fn a_port_is_free_again_as_soon_as_the_listener_is_gone() {
         let listener = bind("127.0.0.1:0").expect("bind");
-        let addr = listener.local_addr();
+        let addr = addr(&listener);
         let user = TcpStream::connect(addr).await.expect("connect");
         drop(listener.accept().await);
         drop(listener);
@@ -214,9 +285,9 @@ mod tests {
     #[test]
     fn a_low_port_without_the_right_names_the_capability() {
         let denied = || io::Error::from(io::ErrorKind::PermissionDenied);
-        let low = ListenError::new(SocketAddr::from(([0; 4], 80)), denied());
+        let low = ListenError::new(&SocketAddr::from(([0; 4], 80)).into(), denied());
         assert!(low.to_string().contains("CAP_NET_BIND_SERVICE"), "{low}");
-        let high = ListenError::new(SocketAddr::from(([0; 4], 8080)), denied());
+        let high = ListenError::new(&SocketAddr::from(([0; 4], 8080)).into(), denied());
         assert!(matches!(high, ListenError::Other { .. }), "{high}");
     }
 
@@ -232,7 +303,7 @@ mod tests {
             let ready = tokio::time::Instant::now() >= over;
             async move { if ready { Ok(()) } else { Err(io::Error::from_raw_os_error(24)) } }
         };
-        persevere(&outage, SocketAddr::from(([127, 0, 0, 1], 1)), accept).await;
+        persevere(&outage, &"127.0.0.1:1", accept).await;
         assert!(tries.get() <= 1_001, "{} tries in 10 s", tries.get());
         assert!(started.elapsed() < Duration::from_secs(11));
         assert!(!outage.ends(), "the outage is over");
@@ -249,8 +320,7 @@ mod tests {
             }
         };
         let started = tokio::time::Instant::now();
-        let local = SocketAddr::from(([127, 0, 0, 1], 1));
-        persevere(&Outage::default(), local, accept).await;
+        persevere(&Outage::default(), &"127.0.0.1:1", accept).await;
         assert_eq!(started.elapsed(), Duration::ZERO);
     }
 }

@@ -1,4 +1,4 @@
-//! Settings of a connected socket.
+//! Settings of a connected TCP socket.
 
 use std::io;
 use std::time::Duration;
@@ -6,8 +6,12 @@ use std::time::Duration;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 
-/// Sets `TCP_NODELAY`, and keep-alive probes after an idle time of `keepalive`; `None` leaves probes off.
-pub fn tune(stream: &TcpStream, nodelay: bool, keepalive: Option<Duration>) -> io::Result<()> {
+/// What [`super::Stream::tune`] does.
+pub(super) fn tune(
+    stream: &TcpStream,
+    nodelay: bool,
+    keepalive: Option<Duration>,
+) -> io::Result<()> {
     stream.set_nodelay(nodelay)?;
     if let Some(idle) = keepalive {
         let probes = TcpKeepalive::new().with_time(idle).with_interval(idle.min(LONGEST_INTERVAL));
@@ -16,8 +20,8 @@ pub fn tune(stream: &TcpStream, nodelay: bool, keepalive: Option<Duration>) -> i
     Ok(())
 }
 
-/// Closes with an RST instead of a FIN: the user sees that the connection failed, not that it ended.
-pub fn reset(stream: TcpStream) {
+/// What [`super::Stream::reset`] does.
+pub(super) fn reset(stream: TcpStream) {
     // On an error the socket is beyond repair already, and closing it is all that is left to do.
     let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
 }

@@ -10,7 +10,7 @@ use tokio::io::Interest;
 use tokio::net::UdpSocket;
 
 use super::{ListenError, icmp};
-use crate::tunnel::BindAddr;
+use crate::tunnel::Bind;
 
 thread_local! {
     /// Where packets land. One per thread: a receive borrows it for as long as it runs, and none runs across a wait.
@@ -58,9 +58,9 @@ impl<'a> Arrived<'a> {
 
 impl UdpPort {
     /// Binds a socket for everybody. `[::]` takes IPv4 too. Has to be called within a tokio runtime.
-    pub fn bind(addr: BindAddr) -> Result<Self, ListenError> {
-        let addr = addr.socket_addr();
+    pub fn bind(bind: &Bind) -> Result<Self, ListenError> {
         let open = || {
+            let addr = bind.socket_addr().ok_or_else(super::no_packets)?;
             let socket = Self::socket(addr)?;
             if addr.is_ipv6() {
                 // The default differs between systems.
@@ -72,7 +72,7 @@ impl UdpPort {
             let _ = socket.set_send_buffer_size(SHARED_BUFFER);
             Self::new(socket, None)
         };
-        open().map_err(|source: io::Error| ListenError::new(addr, source))
+        open().map_err(|source: io::Error| ListenError::new(bind, source))
     }
 
     /// A socket of its own for packets to and from `peer`. Fails at once when there is no route.
@@ -303,7 +303,7 @@ mod tests {
     }
 
     fn bound(text: &str) -> UdpPort {
-        UdpPort::bind(text.parse().expect(text)).expect("bound")
+        UdpPort::bind(&text.parse().expect(text)).expect("bound")
     }
 
     #[tokio::test]
@@ -362,7 +362,7 @@ mod tests {
     async fn a_port_in_use_says_so() {
         let port = bound("127.0.0.1:0");
         let taken = port.local_addr();
-        let error = UdpPort::bind(taken.into()).expect_err("in use").to_string();
+        let error = UdpPort::bind(&taken.into()).expect_err("in use").to_string();
         assert!(error.contains("in use"), "{error}");
     }
 }

@@ -1,4 +1,4 @@
-//! The one copy loop: a TCP socket on one side, a stream of the session on the other.
+//! The one copy loop: a socket on one side, a stream of the session on the other.
 
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
@@ -7,14 +7,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncWrite, AsyncWriteExt, Interest};
-use tokio::net::TcpStream;
-use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio_util::sync::CancellationToken;
 
 use super::Settings;
 use super::queue::Queue;
 use super::socket::poll_read;
-use crate::ends::reset;
+use crate::ends::{ReadHalf, Stream, WriteHalf};
 use crate::session::{InFlight, ReceiveError, Receiver, SendError, Sender};
 use crate::wire::Code;
 
@@ -100,7 +98,7 @@ impl EndedBy {
 /// finish and back, RST becomes reset and back; a failure ends both directions and resets the socket. [STR-5]
 /// [STR-6] [STR-7] Not cancel-safe: dropped, the stream is reset with `Internal`.
 pub async fn pipe(
-    mut socket: TcpStream,
+    mut socket: Stream,
     mut sender: Sender,
     mut receiver: Receiver,
     settings: &Settings,
@@ -136,7 +134,7 @@ pub async fn pipe(
     if ended_by != EndedBy::Done {
         sender.reset(ended_by.code());
         receiver.stop(ended_by.code());
-        reset(socket);
+        socket.reset();
     }
     Transferred {
         sent: counters.sent.load(Ordering::Relaxed),
@@ -196,10 +194,9 @@ async fn upload<'s>(
 /// wait their turn.
 async fn broken(socket: Option<&ReadHalf<'_>>) -> io::Error {
     let Some(socket) = socket else { return std::future::pending().await };
-    let stream: &TcpStream = socket.as_ref();
     loop {
-        match stream.ready(Interest::ERROR).await {
-            Ok(ready) if ready.is_error() => match stream.take_error() {
+        match socket.ready(Interest::ERROR).await {
+            Ok(ready) if ready.is_error() => match socket.take_error() {
                 Ok(Some(error)) | Err(error) => return error,
                 Ok(None) => std::future::pending::<()>().await,
             },

@@ -7,8 +7,9 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use tokio::io::AsyncRead;
-use tokio::net::TcpStream;
 use tokio_util::io::poll_read_buf;
+
+use crate::ends::Stream;
 
 thread_local! {
     /// Where reads land. One per thread: a read borrows it for as long as it runs, and none runs across a wait.
@@ -31,7 +32,7 @@ pub(super) fn poll_read(
 
 /// What a fresh connection has brought already, without waiting: it leaves together with the stream's header.
 /// Empty when there is nothing yet; the end and errors show at the next read.
-pub fn first_bytes(socket: &TcpStream, limit: usize) -> Bytes {
+pub fn first_bytes(socket: &Stream, limit: usize) -> Bytes {
     LANDING.with_borrow_mut(|landing| {
         make_room(landing, limit);
         match socket.try_read_buf(&mut (&mut *landing).limit(limit)) {

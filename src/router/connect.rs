@@ -1,7 +1,8 @@
 //! Forward TCP: a stream of a client becomes a connection to the target.
 
 use super::serve::{Client, shortened};
-use crate::ends::{self, Candidate};
+use crate::ends::{self, Candidate, Transport};
+use crate::policy::{Decision, Denial, OwnSockets, Permissions};
 use crate::relay::{EndedBy, pipe};
 use crate::session::Incoming;
 use crate::tunnel::{Protocol, ProxyProtocol, Target};
@@ -20,11 +21,10 @@ pub(super) async fn connect(client: &Client, incoming: Incoming) {
         return refuse(client, incoming, &target.to_string(), Code::Limit, reason).await;
     }
     let permissions = client.seat.permissions();
-    let decide =
-        |candidate: Candidate<'_>| permissions.decide_candidate(&target, candidate, &shared.own);
+    let judge = |candidate: Candidate<'_>| decide(&permissions, &target, candidate, &shared.own);
     let entry = shared.table.enter_named(client.name.to_string(), &shared.connections);
     let dialled = tokio::select! {
-        dialled = ends::dial(&target, decide, &shared.settings.dial) => dialled,
+        dialled = ends::dial(&target, judge, &shared.settings.dial) => dialled,
         () = entry.stop.cancelled() => return incoming.refuse(Code::Killed, "ended by an operator").await,
         // Nobody is left to be told.
         _ = client.session.closed() => return,
@@ -48,6 +48,21 @@ pub(super) async fn connect(client: &Client, incoming: Incoming) {
     }
 }
 
+/// Whether a client that asked for `target` may have what that turned out to be.
+pub(super) fn decide(
+    permissions: &Permissions,
+    target: &Target,
+    candidate: Candidate<'_>,
+    own: &OwnSockets,
+) -> Decision {
+    match (candidate, target.host_port()) {
+        (Candidate::Addr(addr), Some(target)) => permissions.decide(target, addr, own),
+        (Candidate::Unix(path), None) => permissions.decide_unix(path, own),
+        // A name does not turn into a path, nor a path into an address.
+        _ => Decision::Denied(Denial::NotListed),
+    }
+}
+
 /// What a stream wants dialled, and what goes in front of its first byte.
 fn wanted(client: &Client, header: &StreamHeader) -> Result<(Target, Vec<u8>), String> {
     let tunnels = client.tunnels();
@@ -65,7 +80,7 @@ fn wanted(client: &Client, header: &StreamHeader) -> Result<(Target, Vec<u8>), S
         ProxyProtocol::Off => Vec::new(),
         version => {
             let (visitor, visited) = (header.visitor.parse().ok(), header.visited.parse().ok());
-            ends::header(version, Protocol::Tcp, visitor, visited)
+            ends::header(version, Transport::Stream, visitor, visited)
         }
     };
     Ok((target, preface))

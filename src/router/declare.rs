@@ -118,7 +118,9 @@ impl Client {
         if asked.protocol == Protocol::Udp && bind.socket_addr().is_none() {
             return Err((Code::Unsupported, "UDP has no Unix sockets".to_owned()));
         }
-        if let Decision::Denied(denial) = self.seat.permissions().decide_bind(&bind, &self.shared.own) {
+        if let Decision::Denied(denial) =
+            self.seat.permissions().decide_bind(&bind, &self.shared.own)
+        {
             return Err(denied(denial));
         }
         let options = &asked.options;
@@ -183,7 +185,8 @@ fn read(declare: &Declare) -> Result<Asked, Refusal> {
     };
     let options = Options {
         group,
-        flow_idle: (declare.flow_idle_ms > 0).then(|| std::time::Duration::from_millis(declare.flow_idle_ms)),
+        flow_idle: (declare.flow_idle_ms > 0)
+            .then(|| std::time::Duration::from_millis(declare.flow_idle_ms)),
         max_flows: match declare.max_flows as usize {
             0 => Options::MAX_FLOWS,
             flows => flows.min(MOST_FLOWS),

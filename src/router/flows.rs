@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use super::connect::decide;
 use super::serve::{Client, shortened};
-use crate::ends::{self, Candidate};
+use crate::ends::{self, Candidate, Transport};
 use crate::relay::{FlowRules, Opening};
 use crate::tunnel::{Protocol, ProxyProtocol, Target};
 use crate::wire::{Code, FlowOpen};
@@ -32,7 +33,8 @@ pub(super) fn open(client: &Arc<Client>, message: FlowOpen) {
 fn wanted(client: &Client, open: &FlowOpen) -> Result<Wanted, (Code, String)> {
     let settings = &client.shared.settings;
     if client.shared.table.active() >= settings.max_connections {
-        let reason = "the router serves as many connections as it may: [performance] max_connections";
+        let reason =
+            "the router serves as many connections as it may: [performance] max_connections";
         return Err((Code::Limit, reason.to_owned()));
     }
     let tunnels = client.tunnels();
@@ -53,8 +55,8 @@ async fn dial(client: &Client, opening: Opening, wanted: Wanted) {
     let shared = &client.shared;
     let Wanted { target, rules, proxy_protocol } = wanted;
     let permissions = client.seat.permissions();
-    let decide = |candidate: Candidate<'_>| permissions.decide_candidate(&target, candidate, &shared.own);
-    match ends::dial_udp(&target, decide, &shared.settings.dial).await {
+    let judge = |candidate: Candidate<'_>| decide(&permissions, &target, candidate, &shared.own);
+    match ends::dial_udp(&target, judge, &shared.settings.dial).await {
         Ok(port) => {
             let entry = shared.table.enter_flow(client.name.to_string(), &shared.connections);
             let open = &opening.open;
@@ -62,7 +64,7 @@ async fn dial(client: &Client, opening: Opening, wanted: Wanted) {
                 ProxyProtocol::Off => None,
                 version => {
                     let (visitor, visited) = (open.visitor.parse().ok(), open.visited.parse().ok());
-                    Some(ends::header(version, Protocol::Udp, visitor, visited).into())
+                    Some(ends::header(version, Transport::Datagram, visitor, visited).into())
                 }
             };
             opening.serve(rules, port, entry, preface);

@@ -123,7 +123,7 @@ impl Socket {
     /// The bind with its real port.
     fn bound(&self) -> Bind {
         match self {
-            Self::Tcp(listener) => listener.local().clone(),
+            Self::Tcp(listener) => listener.local_bind(),
             Self::Udp(port) => port.local_addr().into(),
         }
     }
@@ -154,7 +154,11 @@ pub(super) async fn publish(
     for closed in &claimed.closed {
         shared.published.silence(closed);
         let released_at = Some(now());
-        shared.published.remember(Lease { route: closed.clone(), holder: holder.clone(), released_at });
+        shared.published.remember(Lease {
+            route: closed.clone(),
+            holder: holder.clone(),
+            released_at,
+        });
     }
     if claimed.is_new {
         let listening = match socket.take() {

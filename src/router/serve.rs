@@ -33,16 +33,8 @@ pub(super) async fn serve(shared: Arc<Shared>, tasks: Tasks, admitted: Admitted)
     let scope = Scope { draining: shared.accepting.clone(), stop: shared.connections.clone() };
     let flows = Flows::start(&session, Side::Router, &shared.table, &tasks, scope);
     let tunnels = RwLock::default();
-    let client = Client {
-        shared,
-        tasks: tasks.clone(),
-        session,
-        flows,
-        seat,
-        name,
-        instance,
-        tunnels,
-    };
+    let client =
+        Client { shared, tasks: tasks.clone(), session, flows, seat, name, instance, tunnels };
     let client = Arc::new(client);
     loop {
         tokio::select! {

@@ -11,7 +11,8 @@ use tokio::sync::mpsc;
 
 use super::Shared;
 use crate::registry::{
-    Call, ConnectionStatus, PublishedStatus, Request, RouterStatus, RpcError, SessionStatus, rfc3339,
+    Call, ConnectionStatus, PublishedStatus, Request, RouterStatus, RpcError, SessionStatus,
+    rfc3339,
 };
 use crate::relay::TrafficMetrics;
 use crate::task::Tasks;
@@ -162,8 +163,10 @@ impl Metrics {
                 "refused_connections",
                 "Clients and connections that were not served",
             ),
-            published: registry
-                .register_gauge("published_ports", "Ports that are published, or kept for their owners"),
+            published: registry.register_gauge(
+                "published_ports",
+                "Ports that are published, or kept for their owners",
+            ),
             packets: TrafficMetrics::new(registry),
             registry: registry.clone(),
         }

@@ -13,7 +13,8 @@ pub(super) async fn serve(shared: Arc<Shared>, server: Server, stream: Stream, p
     let settings = &shared.settings;
     let place = server.rules.tunnel;
     if shared.table.active() >= settings.max_connections {
-        let reason = "the router serves as many connections as it may: [performance] max_connections";
+        let reason =
+            "the router serves as many connections as it may: [performance] max_connections";
         return refuse(&shared, &server, stream, reason);
     }
     if stream.tune(settings.dial.nodelay, settings.dial.keepalive).is_err() {
@@ -43,15 +44,16 @@ pub(super) async fn serve(shared: Arc<Shared>, server: Server, stream: Stream, p
         Ok(opened) => opened,
         Err(error) => return refuse(&shared, &server, stream, &error.to_string()),
     };
-    let moved =
-        pipe(stream, sender, receiver, &settings.relay, &entry.counters, &entry.stop).await;
+    let moved = pipe(stream, sender, receiver, &settings.relay, &entry.counters, &entry.stop).await;
     match moved.ended_by {
         EndedBy::Done => {}
         EndedBy::Refused { code, message } => {
             let reason = format!("{message} ({})", code.name());
             note(&shared, &server, &reason);
         }
-        ended_by => tracing::debug!(client = server.client, %visitor, %ended_by, "visitor's connection ended"),
+        ended_by => {
+            tracing::debug!(client = server.client, %visitor, %ended_by, "visitor's connection ended")
+        }
     }
 }
 

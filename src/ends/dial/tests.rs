@@ -39,14 +39,31 @@ fn target(host: &str, port: u16) -> HostPort {
     HostPort { host: host.parse().expect(host), port }
 }
 
-fn allow(_: SocketAddr) -> Decision {
+fn allow(_: Candidate<'_>) -> Decision {
     Decision::Allowed
+}
+
+/// For tests that dial no paths: the decision about an address.
+fn about(decide: impl Fn(SocketAddr) -> Decision) -> impl Fn(Candidate<'_>) -> Decision {
+    move |candidate| match candidate {
+        Candidate::Addr(addr) => decide(addr),
+        Candidate::Unix(path) => panic!("{path} was not asked for"),
+    }
+}
+
+/// [`dial`], with what is connected over TCP.
+async fn dial_tcp(target: HostPort, settings: &DialSettings) -> Result<TcpStream, DialError> {
+    match dial(&target.into(), allow, settings).await? {
+        Stream::Tcp(stream) => Ok(stream),
+        #[cfg(unix)]
+        other => panic!("{other:?}"),
+    }
 }
 
 async fn dial_name(
     answer: &[&str],
     port: u16,
-    decide: impl Fn(SocketAddr) -> Decision,
+    decide: impl Fn(Candidate<'_>) -> Decision,
 ) -> Result<TcpStream, DialError> {
     let answer = answer.iter().map(|ip| SocketAddr::new(ip.parse().expect(ip), 0)).collect();
     dial_with(&target("name.example", port), decide, &quick(), |_, _| async { Ok(answer) }).await
@@ -56,7 +73,7 @@ async fn dial_name(
 async fn a_target_that_listens_is_reached_and_tuned() {
     let (listener, addr) = canary();
     let settings = DialSettings { keepalive: Some(Duration::from_secs(30)), ..quick() };
-    let stream = dial(&addr.into(), allow, &settings).await.expect("connected");
+    let stream = dial_tcp(addr.into(), &settings).await.expect("connected");
     assert_eq!(stream.peer_addr().expect("an address"), addr);
     assert!(stream.nodelay().expect("nodelay"));
     assert!(socket2::SockRef::from(&stream).keepalive().expect("keepalive"));
@@ -68,7 +85,7 @@ async fn h61_a_refused_connection_is_known_at_once() {
     let settings = DialSettings { timeout: Duration::from_secs(60), ..quick() };
     let (_held, port) = refusing();
     let started = Instant::now();
-    let error = dial(&target("127.0.0.1", port), allow, &settings).await.expect_err("refused");
+    let error = dial_tcp(target("127.0.0.1", port), &settings).await.expect_err("refused");
     assert!(matches!(error, DialError::Refused { .. }), "{error}");
     assert!(started.elapsed() < Duration::from_secs(5));
     assert!(error.to_string().starts_with(&format!("127.0.0.1:{port} refused")), "{error}");
@@ -84,7 +101,8 @@ fn h61_what_the_system_says_becomes_what_the_user_reads() {
         (Kind::TimedOut, "did not answer within 0.4 s"),
         (Kind::PermissionDenied, "cannot connect to 10.2.0.1:80"),
     ] {
-        let error = DialError::new(&target("10.2.0.1", 80), &quick(), kind.into()).to_string();
+        let error =
+            DialError::new(target("10.2.0.1", 80).into(), &quick(), kind.into()).to_string();
         assert!(error.contains(part), "{kind:?}: {error}");
     }
 }
@@ -115,7 +133,7 @@ fn black_hole(ip: &str) -> (Vec<socket2::Socket>, SocketAddr) {
 async fn h62_a_black_hole_ends_at_the_limit() {
     let (_held, addr) = black_hole("127.0.0.1");
     let started = Instant::now();
-    let error = dial(&addr.into(), allow, &quick()).await.expect_err("nothing answers");
+    let error = dial_tcp(addr.into(), &quick()).await.expect_err("nothing answers");
     assert!(matches!(error, DialError::TimedOut { after, .. } if after == quick().timeout));
     let waited = started.elapsed();
     assert!(waited >= quick().timeout && waited < Duration::from_secs(5), "{waited:?}");
@@ -145,10 +163,10 @@ async fn h63_a_name_without_an_address_is_not_found() {
 #[tokio::test]
 async fn h63_the_systems_resolver_finds_localhost_and_nothing_under_invalid() {
     let (listener, addr) = canary();
-    dial(&target("localhost", addr.port()), allow, &quick()).await.expect("connected");
+    dial_tcp(target("localhost", addr.port()), &quick()).await.expect("connected");
     assert_eq!(arrivals(&listener), 1);
     // Without a name server in reach the resolver takes its time: the limit ends that.
-    let error = dial(&target("conduit-test.invalid", 80), allow, &quick()).await;
+    let error = dial_tcp(target("conduit-test.invalid", 80), &quick()).await;
     let error = error.expect_err("RFC 6761 reserves the name");
     let expected = matches!(error, DialError::NotFound { .. } | DialError::ResolveTimeout { .. });
     assert!(expected, "{error}");
@@ -184,11 +202,11 @@ async fn every_address_is_shown_in_canonical_form_and_dialled_once() {
     let (listener, addr) = canary();
     let shown = RefCell::new(Vec::new());
     let answer = ["::ffff:127.0.0.1", "127.0.0.1"];
-    let stream = dial_name(&answer, addr.port(), |addr| {
+    let decide = about(|addr| {
         shown.borrow_mut().push(addr);
         Decision::Allowed
     });
-    let stream = stream.await.expect("connected");
+    let stream = dial_name(&answer, addr.port(), decide).await.expect("connected");
     assert_eq!(*shown.borrow(), [addr, addr]);
     assert_eq!(stream.peer_addr().expect("an address"), addr);
     assert_eq!(arrivals(&listener), 1);
@@ -199,8 +217,8 @@ async fn every_address_is_shown_in_canonical_form_and_dialled_once() {
 async fn a_denied_address_is_never_connected_to_even_beside_an_allowed_one() {
     let (denied, addr) = canary();
     let good = TcpListener::bind(("127.0.0.2", addr.port())).expect("a second loopback address");
-    let decide = |addr: SocketAddr| match addr.ip().to_string().as_str() {
-        "127.0.0.2" => Decision::Allowed,
+    let decide = |candidate: Candidate<'_>| match candidate {
+        Candidate::Addr(addr) if addr.ip().to_string() == "127.0.0.2" => Decision::Allowed,
         _ => Decision::Denied(Denial::NotListed),
     };
     let answer = ["127.0.0.1", "::ffff:127.0.0.1", "127.0.0.2"];
@@ -218,11 +236,11 @@ async fn a_denied_address_is_never_connected_to_even_beside_an_allowed_one() {
 async fn h60_a_name_that_changes_its_address_is_resolved_once() {
     let (canary, addr) = canary();
     let asked = Cell::new(0);
-    let rules = Permissions::targets(vec!["127.0.0.2:*".parse().expect("a rule")]);
+    let rules = Permissions::Targets(vec!["127.0.0.2:*".parse().expect("a rule")]);
     let wanted = target("rebound.example", addr.port());
     let result = dial_with(
         &wanted,
-        |addr| rules.decide(&wanted, addr, &OwnSockets::default()),
+        about(|addr| rules.decide(&wanted, addr, &OwnSockets::default())),
         &quick(),
         |_, port| {
             asked.set(asked.get() + 1);
@@ -241,7 +259,7 @@ async fn h60_no_form_of_the_table_brings_a_connection_to_the_canary() {
     let canary = TcpListener::bind("[::]:0").expect("bind");
     canary.set_nonblocking(true).expect("non-blocking");
     let port = canary.local_addr().expect("an address").port();
-    let one: Permissions = Permissions::targets(vec![
+    let one: Permissions = Permissions::Targets(vec![
         forms::ONE_NETWORK.replace(":80", &format!(":{port}")).parse().expect("a rule"),
     ]);
     // For the owner, the canary is the router itself.
@@ -254,15 +272,15 @@ async fn h60_no_form_of_the_table_brings_a_connection_to_the_canary() {
             continue;
         }
         wanted.port = port;
-        let runs = [(&one, OwnSockets::default()), (&Permissions::owner(), own.clone())];
+        let runs = [(&one, OwnSockets::default()), (&Permissions::Owner, own.clone())];
         for (permissions, own) in runs {
             let local = form.addresses().iter().all(|addr| addr.ip().to_canonical().is_loopback());
-            if permissions.is_owner() && !local {
+            if *permissions == Permissions::Owner && !local {
                 // The rest of what an owner may reach is elsewhere: not to be dialled by a test.
                 continue;
             }
             let addrs = form.addresses();
-            let decide = |addr| permissions.decide(&wanted, addr, &own);
+            let decide = about(|addr| permissions.decide(&wanted, addr, &own));
             let result = dial_with(&wanted, decide, &quick(), |_, _| async { Ok(addrs) }).await;
             let error = result.expect_err(form.requested);
             assert!(matches!(error, DialError::Denied { .. }), "{}: {error}", form.requested);
@@ -273,4 +291,24 @@ async fn h60_no_form_of_the_table_brings_a_connection_to_the_canary() {
     assert_eq!(arrivals(&canary), 0);
     std::net::TcpStream::connect(("127.0.0.1", port)).expect("the canary lives");
     assert_eq!(arrivals(&canary), 1);
+}
+
+#[tokio::test]
+async fn who_connects_by_itself_gets_the_allowed_addresses_in_the_order_to_try() {
+    let answer: Vec<_> = ["192.0.2.1", "192.0.2.2", "192.0.2.9", "2001:db8::1"]
+        .map(|ip| SocketAddr::new(ip.parse().expect(ip), 0))
+        .into();
+    let decide = about(|addr| match addr.ip().to_string().as_str() {
+        "192.0.2.9" => Decision::Denied(Denial::NotListed),
+        _ => Decision::Allowed,
+    });
+    let wanted = target("name.example", 53);
+    let settings = DialSettings { max_addresses: 2, ..quick() };
+    let addrs = resolve_with(&wanted, decide, &settings, |_, _| async { Ok(answer) }).await;
+    let addrs: Vec<_> = addrs.expect("addresses").iter().map(ToString::to_string).collect();
+    assert_eq!(addrs, ["192.0.2.1:53", "[2001:db8::1]:53"]);
+
+    let denied = about(|_| Decision::Denied(Denial::Multicast));
+    let error = resolve(&target("224.0.0.1", 53), denied, &quick()).await.expect_err("denied");
+    assert!(matches!(error, DialError::Denied { denial: Denial::Multicast, .. }), "{error}");
 }

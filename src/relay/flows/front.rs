@@ -115,7 +115,7 @@ impl Front {
     }
 
     /// Opens a flow for a sender, unless it got one with its packet before this one. [FLW-6] [FLW-12]
-    async fn welcome(&self, newcomer: Newcomer, pick: impl Fn() -> Option<(Flows, FlowRules)>) {
+    async fn welcome(&self, newcomer: Newcomer, pick: impl Fn() -> Option<Destination>) {
         let (now, traffic) = (now(), self.table.traffic());
         if let Some(flow) = lock(&self.senders).get(&newcomer.from).cloned() {
             return flow.send(&newcomer.packet, &mut DatagramRoom::default(), now);
