@@ -8,10 +8,10 @@ use bytes::Bytes;
 use super::Shared;
 use super::declare::{TUNNEL, pair};
 use crate::ends::{Listener, Peer, Stream, Visitor, introduced};
-use crate::relay::{EndedBy, Entry, first_bytes, pipe};
+use crate::relay::{EndedBy, Entry, Faces, first_bytes, pipe};
 use crate::session::{Receiver, Sender, Session};
 use crate::task::Tasks;
-use crate::tunnel::ProxyProtocol;
+use crate::tunnel::{Protocol, ProxyProtocol};
 use crate::wire::{Code, StreamClass, StreamHeader, VERSION};
 
 /// A user of one port of the tunnel.
@@ -40,7 +40,12 @@ pub(super) async fn accept(shared: Arc<Shared>, tasks: Tasks, index: usize, list
 impl User {
     async fn serve(self, socket: Stream, peer: Peer) {
         let settings = &self.shared.settings;
-        let entry = self.shared.table.enter_named(peer.to_string(), &self.shared.connections);
+        let entry = self.shared.table.enter(
+            Protocol::Tcp,
+            Faces::User,
+            peer.to_string(),
+            &self.shared.connections,
+        );
         if socket.tune(settings.sockets.nodelay, settings.sockets.keepalive).is_err() {
             return; // The user is gone already.
         }

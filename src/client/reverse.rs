@@ -8,7 +8,7 @@ use super::declare::pair;
 use super::link::Line;
 use crate::ends::{self, DialError, Transport, UdpPort};
 use crate::policy::Decision;
-use crate::relay::{EndedBy, FlowRules, Flows, Opening, pipe};
+use crate::relay::{EndedBy, Faces, FlowRules, Flows, Opening, pipe};
 use crate::session::{Incoming, Knock};
 use crate::task::Tasks;
 use crate::tunnel::{Direction, Protocol, ProxyProtocol, Target};
@@ -74,7 +74,12 @@ async fn visitor(shared: &Shared, incoming: Incoming) {
     if shared.accepting.is_cancelled() {
         return incoming.refuse(Code::ShuttingDown, "the tunnel is about to end").await;
     }
-    let entry = shared.table.enter_named(header.visitor.clone(), &shared.connections);
+    let entry = shared.table.enter(
+        Protocol::Tcp,
+        Faces::Target,
+        header.visitor.clone(),
+        &shared.connections,
+    );
     let dialled = tokio::select! {
         dialled = ends::dial(&source, |_| Decision::Allowed, &shared.settings.dial) => dialled,
         () = entry.stop.cancelled() => {
@@ -143,7 +148,8 @@ fn serve(shared: &Shared, opening: Opening, port: UdpPort, tunnel: u32) {
     let options = &shared.settings.tunnel.options;
     let open = &opening.open;
     let preface = preface(shared, Transport::Datagram, &open.visitor, &open.visited);
-    let entry = shared.table.enter_flow(open.visitor.clone(), &shared.connections);
+    let entry =
+        shared.table.enter(Protocol::Udp, Faces::Target, open.visitor.clone(), &shared.connections);
     let preface = (!preface.is_empty()).then(|| preface.into());
     opening.serve(FlowRules::new(tunnel, options), port, entry, preface);
 }

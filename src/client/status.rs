@@ -86,8 +86,8 @@ impl Shared {
             created_at,
             active_connections: totals.active,
             connections_total: totals.opened,
-            bytes_up: totals.sent,
-            bytes_down: totals.received,
+            bytes_up: totals.up,
+            bytes_down: totals.down,
             rtt_ms: path.map(|path| path.rtt.as_secs_f64() * 1e3),
             loss_percent: path.map(|path| path.loss_percent()),
             mtu: path.map(|path| path.mtu),
@@ -122,8 +122,8 @@ impl Shared {
             protocol: live.protocol,
             peer: live.peer,
             age_seconds: live.since.elapsed().as_secs(),
-            bytes_up: live.counters.sent.load(std::sync::atomic::Ordering::Relaxed),
-            bytes_down: live.counters.received.load(std::sync::atomic::Ordering::Relaxed),
+            bytes_up: live.faces.moved(&live.counters).0,
+            bytes_down: live.faces.moved(&live.counters).1,
             state: "open".to_owned(),
         })
         .collect()
@@ -228,8 +228,8 @@ impl Metrics {
         use std::sync::atomic::Ordering::Relaxed;
         self.connections.inner().store(totals.opened, Relaxed);
         self.active.set(totals.active as i64);
-        self.up.inner().store(totals.sent, Relaxed);
-        self.down.inner().store(totals.received, Relaxed);
+        self.up.inner().store(totals.up, Relaxed);
+        self.down.inner().store(totals.down, Relaxed);
         self.refusals.inner().store(totals.refusals, Relaxed);
         self.session.set(i64::from(path.is_some()));
         if let Some(path) = path {

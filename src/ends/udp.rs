@@ -164,7 +164,7 @@ impl UdpPort {
     fn send_one(&self, way: Way, packet: &[u8]) -> io::Result<()> {
         // A connected socket that names its peer again is refused on some systems.
         if self.peer.is_some() && cfg!(not(target_os = "linux")) {
-            return self.socket.try_send(packet).map(drop);
+            return socket2::SockRef::from(&self.socket).send(packet).map(drop);
         }
         self.transmit(way, packet, None)
     }
@@ -172,8 +172,8 @@ impl UdpPort {
     fn transmit(&self, way: Way, contents: &[u8], segment_size: Option<usize>) -> io::Result<()> {
         let transmit =
             Transmit { destination: way.to, ecn: None, contents, segment_size, src_ip: way.from };
-        let socket = UdpSockRef::from(&self.socket);
-        self.socket.try_io(Interest::WRITABLE, || self.state.try_send(socket, &transmit))
+        // Past the runtime, which calls a fresh socket unready until it has been polled once; nobody waits for room.
+        self.state.try_send(UdpSockRef::from(&self.socket), &transmit)
     }
 
     /// Tells a user that what it sent to goes nowhere, where this process may: see [`icmp`].

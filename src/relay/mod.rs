@@ -18,7 +18,7 @@ pub use flows::{
 };
 pub use pipe::{Counters, EndedBy, Transferred, pipe};
 pub use socket::first_bytes;
-pub use table::{Entry, Live, Refused, Table, Totals};
+pub use table::{Entry, Faces, Live, Refused, Table, Totals};
 
 use std::time::Duration;
 

@@ -1,7 +1,6 @@
 //! Which connections run right now, what they have moved, and why others were refused.
 
 use std::collections::{HashMap, VecDeque};
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime};
@@ -21,8 +20,8 @@ struct Inner {
     live: Mutex<HashMap<u64, Live>>,
     opened: AtomicU64,
     /// Bytes of connections that have ended.
-    sent: AtomicU64,
-    received: AtomicU64,
+    up: AtomicU64,
+    down: AtomicU64,
     refused: Mutex<VecDeque<Refused>>,
     refusals: AtomicU64,
     traffic: Traffic,
@@ -32,6 +31,27 @@ struct Inner {
     killed: Notify,
 }
 
+/// What the local socket of a connection leads to: which way its bytes go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Faces {
+    /// A user: what the socket reads goes up.
+    User,
+    /// A target: what the socket reads goes down.
+    Target,
+}
+
+impl Faces {
+    /// Bytes from the user to the target, and back.
+    pub fn moved(self, counters: &Counters) -> (u64, u64) {
+        let sent = counters.sent.load(Ordering::Relaxed);
+        let received = counters.received.load(Ordering::Relaxed);
+        match self {
+            Self::User => (sent, received),
+            Self::Target => (received, sent),
+        }
+    }
+}
+
 /// A connection that runs.
 #[derive(Clone, Debug)]
 pub struct Live {
@@ -39,6 +59,8 @@ pub struct Live {
     pub number: u64,
     /// What it carries.
     pub protocol: Protocol,
+    /// Which way is up.
+    pub faces: Faces,
     /// Who connected: a user's socket address, or a client's name.
     pub peer: String,
     /// When it came.
@@ -70,10 +92,10 @@ pub struct Totals {
     pub active: u64,
     /// Since the start, those that run included.
     pub opened: u64,
-    /// Bytes from sockets here into streams.
-    pub sent: u64,
-    /// Bytes from streams into sockets here.
-    pub received: u64,
+    /// Bytes from users to targets.
+    pub up: u64,
+    /// Bytes from targets to users.
+    pub down: u64,
     /// Connections that were not served.
     pub refusals: u64,
 }
@@ -83,6 +105,7 @@ pub struct Totals {
 pub struct Entry {
     table: Table,
     number: u64,
+    faces: Faces,
     /// What it has moved.
     pub counters: Arc<Counters>,
     /// Cancelled when an operator ends it.
@@ -90,35 +113,29 @@ pub struct Entry {
 }
 
 impl Table {
-    /// Counts a connection in; `stop` ends all of them.
-    pub fn enter(&self, peer: SocketAddr, stop: &CancellationToken) -> Entry {
-        self.enter_named(peer.to_string(), stop)
-    }
-
-    /// The same for who is better known by a name.
-    pub fn enter_named(&self, peer: String, stop: &CancellationToken) -> Entry {
-        self.enter_as(Protocol::Tcp, peer, stop)
-    }
-
-    /// Counts a UDP flow in. Nobody waits for its `stop`: who keeps flows listens to [`Table::killed`].
-    pub fn enter_flow(&self, peer: String, stop: &CancellationToken) -> Entry {
-        self.enter_as(Protocol::Udp, peer, stop)
-    }
-
-    fn enter_as(&self, protocol: Protocol, peer: String, stop: &CancellationToken) -> Entry {
+    /// Counts a connection or a flow in; `stop` ends all of them. Nobody need wait for the `stop` of a flow: who keeps
+    /// flows listens to [`Table::killed`].
+    pub fn enter(
+        &self,
+        protocol: Protocol,
+        faces: Faces,
+        peer: String,
+        stop: &CancellationToken,
+    ) -> Entry {
         let number = self.0.opened.fetch_add(1, Ordering::Relaxed) + 1;
         let counters = Arc::new(Counters::default());
         let stop = stop.child_token();
         let live = Live {
             number,
             protocol,
+            faces,
             peer,
             since: Instant::now(),
             counters: Arc::clone(&counters),
             stop: stop.clone(),
         };
         lock(&self.0.live).insert(number, live);
-        Entry { table: self.clone(), number, counters, stop }
+        Entry { table: self.clone(), number, faces, counters, stop }
     }
 
     /// The connections that run, in the order of their coming.
@@ -168,15 +185,14 @@ impl Table {
     /// What they have come to.
     pub fn totals(&self) -> Totals {
         let live = lock(&self.0.live);
-        let moved = |count: fn(&Counters) -> &AtomicU64| -> u64 {
-            live.values().map(|live| count(&live.counters).load(Ordering::Relaxed)).sum()
-        };
+        let moved: Vec<(u64, u64)> =
+            live.values().map(|live| live.faces.moved(&live.counters)).collect();
+        let sum = |of: fn(&(u64, u64)) -> u64| moved.iter().map(of).sum::<u64>();
         Totals {
             active: live.len() as u64,
             opened: self.0.opened.load(Ordering::Relaxed),
-            sent: self.0.sent.load(Ordering::Relaxed) + moved(|counters| &counters.sent),
-            received: self.0.received.load(Ordering::Relaxed)
-                + moved(|counters| &counters.received),
+            up: self.0.up.load(Ordering::Relaxed) + sum(|moved| moved.0),
+            down: self.0.down.load(Ordering::Relaxed) + sum(|moved| moved.1),
             refusals: self.0.refusals.load(Ordering::Relaxed),
         }
     }
@@ -218,8 +234,9 @@ impl Drop for Entry {
         if live.is_empty() {
             inner.emptied.notify_waiters();
         }
-        inner.sent.fetch_add(self.counters.sent.load(Ordering::Relaxed), Ordering::Relaxed);
-        inner.received.fetch_add(self.counters.received.load(Ordering::Relaxed), Ordering::Relaxed);
+        let (up, down) = self.faces.moved(&self.counters);
+        inner.up.fetch_add(up, Ordering::Relaxed);
+        inner.down.fetch_add(down, Ordering::Relaxed);
     }
 }
 
@@ -234,24 +251,27 @@ const REFUSALS: usize = 16;
 mod tests {
     use super::*;
 
+    fn enter(table: &Table, peer: &str, stop: &CancellationToken) -> Entry {
+        table.enter(Protocol::Tcp, Faces::User, peer.to_owned(), stop)
+    }
+
     #[test]
     fn bytes_of_ended_connections_stay_in_the_totals() {
         let (table, stop) = (Table::default(), CancellationToken::new());
-        let one = table.enter_named("a".into(), &stop);
-        let two = table.enter_named("b".into(), &stop);
+        let one = enter(&table, "a", &stop);
+        let two = enter(&table, "b", &stop);
         one.counters.sent.fetch_add(7, Ordering::Relaxed);
         two.counters.received.fetch_add(5, Ordering::Relaxed);
         drop(one);
         let totals = table.totals();
-        assert_eq!(totals, Totals { active: 1, opened: 2, sent: 7, received: 5, refusals: 0 });
+        assert_eq!(totals, Totals { active: 1, opened: 2, up: 7, down: 5, refusals: 0 });
         assert_eq!(table.live().iter().map(|live| live.number).collect::<Vec<_>>(), [2]);
     }
 
     #[test]
     fn one_connection_is_killed_and_the_others_are_not() {
         let (table, stop) = (Table::default(), CancellationToken::new());
-        let (one, two) =
-            (table.enter_named("a".into(), &stop), table.enter_named("b".into(), &stop));
+        let (one, two) = (enter(&table, "a", &stop), enter(&table, "b", &stop));
         assert!(table.kill(1) && !table.kill(9));
         assert!(one.stop.is_cancelled() && !two.stop.is_cancelled());
     }
@@ -259,8 +279,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn everybody_who_waits_for_the_last_one_hears_of_it() {
         let (table, stop) = (Table::default(), CancellationToken::new());
-        drop(table.enter_named("before".into(), &stop));
-        let entry = table.enter_named("last".into(), &stop);
+        drop(enter(&table, "before", &stop));
+        let entry = enter(&table, "last", &stop);
         let waiting = async { tokio::join!(table.drained(), table.drained()) };
         let leaving = async {
             tokio::time::sleep(std::time::Duration::from_millis(1)).await;

@@ -3,7 +3,7 @@
 use super::serve::{Client, shortened};
 use crate::ends::{self, Candidate, Transport};
 use crate::policy::{Decision, Denial, OwnSockets, Permissions};
-use crate::relay::{EndedBy, pipe};
+use crate::relay::{EndedBy, Faces, pipe};
 use crate::session::Incoming;
 use crate::tunnel::{Protocol, ProxyProtocol, Target};
 use crate::wire::{Code, StreamHeader};
@@ -22,7 +22,12 @@ pub(super) async fn connect(client: &Client, incoming: Incoming) {
     }
     let permissions = client.seat.permissions();
     let judge = |candidate: Candidate<'_>| decide(&permissions, &target, candidate, &shared.own);
-    let entry = shared.table.enter_named(client.name.to_string(), &shared.connections);
+    let entry = shared.table.enter(
+        Protocol::Tcp,
+        Faces::Target,
+        client.name.to_string(),
+        &shared.connections,
+    );
     let dialled = tokio::select! {
         dialled = ends::dial(&target, judge, &shared.settings.dial) => dialled,
         () = entry.stop.cancelled() => return incoming.refuse(Code::Killed, "ended by an operator").await,

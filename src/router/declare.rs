@@ -8,7 +8,8 @@ use crate::policy::Decision;
 use crate::relay::FlowRules;
 use crate::routes::Holder;
 use crate::tunnel::{
-    Bind, Direction, Name, Options, Oversize, Protocol, ProxyProtocol, Target, parse_networks,
+    Bind, Direction, Name, Options, Oversize, Protocol, ProxyProtocol, Target, UnixPathError,
+    parse_networks,
 };
 use crate::wire::{self, Code, Declare, Declared, check_version};
 
@@ -50,8 +51,8 @@ impl Client {
         match self.judge(declare).await {
             Ok((declaration, bind)) => {
                 if let Some(suppressed) = self.seat.log.line() {
-                    let role = &declaration.role;
-                    tracing::info!(client = %self.name, tunnel = name, bind, ?role, suppressed, "tunnel declared");
+                    let source = declaration.dials().map(ToString::to_string);
+                    tracing::info!(client = %self.name, tunnel = name, bind, source, suppressed, "tunnel declared");
                 }
                 self.keep(tunnel, declaration);
                 Declared { tunnel, bind, ..Declared::default() }
@@ -118,6 +119,7 @@ impl Client {
         if asked.protocol == Protocol::Udp && bind.socket_addr().is_none() {
             return Err((Code::Unsupported, "UDP has no Unix sockets".to_owned()));
         }
+        let bind = without_links(bind).await?;
         if let Decision::Denied(denial) =
             self.seat.permissions().decide_bind(&bind, &self.shared.own)
         {
@@ -196,6 +198,20 @@ fn read(declare: &Declare) -> Result<Asked, Refusal> {
         trusted_proxies: parse_networks(&declare.trusted_proxies).map_err(denied)?,
     };
     Ok(Asked { tunnel: declare.tunnel, name, direction, protocol, options })
+}
+
+/// The bind with every symbolic link of its folder followed: what policy decides about is what is bound.
+async fn without_links(bind: Bind) -> Result<Bind, Refusal> {
+    let Bind::Unix(path) = &bind else { return Ok(bind) };
+    let unavailable = |why: String| (Code::Unavailable, format!("{path}: {why}"));
+    let (Some(folder), Some(file)) = (path.path().parent(), path.path().file_name()) else {
+        return Err(unavailable("it is no file".to_owned()));
+    };
+    let folder = tokio::fs::canonicalize(folder).await;
+    let real = folder.map_err(|error| unavailable(error.to_string()))?.join(file);
+    let real =
+        real.to_str().ok_or_else(|| unavailable("its folder's name is no text".to_owned()))?;
+    real.parse().map(Bind::Unix).map_err(|error: UnixPathError| unavailable(error.to_string()))
 }
 
 fn denied(why: impl std::fmt::Display) -> Refusal {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::connect::decide;
 use super::serve::{Client, shortened};
 use crate::ends::{self, Candidate, Transport};
-use crate::relay::{FlowRules, Opening};
+use crate::relay::{Faces, FlowRules, Opening};
 use crate::tunnel::{Protocol, ProxyProtocol, Target};
 use crate::wire::{Code, FlowOpen};
 
@@ -58,7 +58,12 @@ async fn dial(client: &Client, opening: Opening, wanted: Wanted) {
     let judge = |candidate: Candidate<'_>| decide(&permissions, &target, candidate, &shared.own);
     match ends::dial_udp(&target, judge, &shared.settings.dial).await {
         Ok(port) => {
-            let entry = shared.table.enter_flow(client.name.to_string(), &shared.connections);
+            let entry = shared.table.enter(
+                Protocol::Udp,
+                Faces::Target,
+                client.name.to_string(),
+                &shared.connections,
+            );
             let open = &opening.open;
             let preface = match proxy_protocol {
                 ProxyProtocol::Off => None,

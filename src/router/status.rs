@@ -75,9 +75,8 @@ impl Shared {
             sessions: sessions.collect(),
             active_streams: totals.active,
             streams_total: totals.opened,
-            // Seen from the router: what it sends into streams goes down to users.
-            bytes_up: totals.received,
-            bytes_down: totals.sent,
+            bytes_up: totals.up,
+            bytes_down: totals.down,
             packets: crate::client::packets(self.table.traffic()),
             published: self.published(),
             last_error: None,
@@ -105,8 +104,8 @@ impl Shared {
             protocol: live.protocol,
             peer: live.peer,
             age_seconds: live.since.elapsed().as_secs(),
-            bytes_up: live.counters.received.load(Ordering::Relaxed),
-            bytes_down: live.counters.sent.load(Ordering::Relaxed),
+            bytes_up: live.faces.moved(&live.counters).0,
+            bytes_down: live.faces.moved(&live.counters).1,
             state: "open".to_owned(),
         })
         .collect()
@@ -128,8 +127,8 @@ impl Shared {
         metrics.sessions.set(self.sessions.len() as i64);
         metrics.connections.inner().store(totals.opened, Ordering::Relaxed);
         metrics.active.set(totals.active as i64);
-        metrics.up.inner().store(totals.received, Ordering::Relaxed);
-        metrics.down.inner().store(totals.sent, Ordering::Relaxed);
+        metrics.up.inner().store(totals.up, Ordering::Relaxed);
+        metrics.down.inner().store(totals.down, Ordering::Relaxed);
         metrics.refusals.inner().store(totals.refusals, Ordering::Relaxed);
         metrics.published.set(self.published.routes().list().count() as i64);
         metrics.packets.update(self.table.traffic());

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use super::Shared;
 use super::publish::Server;
 use crate::ends::{Peer, Stream, introduced};
-use crate::relay::{EndedBy, first_bytes, pipe};
+use crate::relay::{EndedBy, Faces, first_bytes, pipe};
+use crate::tunnel::Protocol;
 use crate::wire::{StreamClass, StreamHeader, VERSION};
 
 /// Serves one connection from its first byte to its last.
@@ -25,7 +26,8 @@ pub(super) async fn serve(shared: Arc<Shared>, server: Server, stream: Stream, p
         Ok(introduced) => introduced,
         Err(error) => return tracing::debug!(%peer, %error, "visitor turned away"),
     };
-    let entry = shared.table.enter_named(visitor.to_string(), &shared.connections);
+    let entry =
+        shared.table.enter(Protocol::Tcp, Faces::User, visitor.to_string(), &shared.connections);
     let header = StreamHeader {
         version: VERSION,
         tunnel: place,

@@ -27,10 +27,11 @@ pub use reassembly::Reassembly;
 pub use table::{ANSWERED_PATIENCE, Aging, FlowTable, PATIENCE, TableFull};
 pub use traffic::{Loss, Traffic, TrafficMetrics};
 
-use super::{Entry, Table};
+use super::{Entry, Faces, Table};
 use crate::ends::{UdpPort, Way};
 use crate::session::{DatagramRoom, Event, Incoming, SendDatagramError, Session};
 use crate::task::Tasks;
+use crate::tunnel::Protocol;
 use crate::wire::{Code, FlowClose, FlowOpen};
 use early::Early;
 use flow::{Flow, now};
@@ -143,7 +144,8 @@ impl Flows {
         first: Option<Bytes>,
     ) -> Result<Arc<Flow>, Loss> {
         let id = self.0.next.fetch_add(2, Ordering::Relaxed);
-        let entry = self.0.table.enter_flow(visitor.to_string(), &self.0.scope.stop);
+        let entry =
+            self.0.table.enter(Protocol::Udp, Faces::User, visitor.to_string(), &self.0.scope.stop);
         let way = (Arc::clone(port), Some(way));
         let flow = Arc::new(Flow::new(id, self.clone(), rules, way, entry, None));
         self.open().insert(id, Arc::clone(&flow));
