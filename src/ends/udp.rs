@@ -105,7 +105,15 @@ impl UdpPort {
     /// is about an earlier packet: its peer does not listen, say. Cancel-safe.
     pub async fn receive(&self, mut each: impl FnMut(Arrived<'_>)) -> io::Result<()> {
         loop {
-            self.socket.readable().await?;
+            // That nobody listens shows as an error without anything to read.
+            let ready = self.socket.ready(Interest::READABLE | Interest::ERROR).await?;
+            if ready.is_error() {
+                if let Some(error) = self.socket.take_error()? {
+                    return Err(error);
+                }
+                let seen = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
+                let _ = self.socket.try_io(Interest::ERROR, seen);
+            }
             let received = self.socket.try_io(Interest::READABLE, || self.receive_now(&mut each));
             match received {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}

@@ -236,7 +236,7 @@ async fn a_denied_address_is_never_connected_to_even_beside_an_allowed_one() {
 async fn h60_a_name_that_changes_its_address_is_resolved_once() {
     let (canary, addr) = canary();
     let asked = Cell::new(0);
-    let rules = Permissions::Targets(vec!["127.0.0.2:*".parse().expect("a rule")]);
+    let rules = Permissions::targets(vec!["127.0.0.2:*".parse().expect("a rule")]);
     let wanted = target("rebound.example", addr.port());
     let result = dial_with(
         &wanted,
@@ -259,7 +259,7 @@ async fn h60_no_form_of_the_table_brings_a_connection_to_the_canary() {
     let canary = TcpListener::bind("[::]:0").expect("bind");
     canary.set_nonblocking(true).expect("non-blocking");
     let port = canary.local_addr().expect("an address").port();
-    let one: Permissions = Permissions::Targets(vec![
+    let one: Permissions = Permissions::targets(vec![
         forms::ONE_NETWORK.replace(":80", &format!(":{port}")).parse().expect("a rule"),
     ]);
     // For the owner, the canary is the router itself.
@@ -272,10 +272,10 @@ async fn h60_no_form_of_the_table_brings_a_connection_to_the_canary() {
             continue;
         }
         wanted.port = port;
-        let runs = [(&one, OwnSockets::default()), (&Permissions::Owner, own.clone())];
+        let runs = [(&one, OwnSockets::default()), (&Permissions::owner(), own.clone())];
         for (permissions, own) in runs {
             let local = form.addresses().iter().all(|addr| addr.ip().to_canonical().is_loopback());
-            if *permissions == Permissions::Owner && !local {
+            if *permissions == Permissions::owner() && !local {
                 // The rest of what an owner may reach is elsewhere: not to be dialled by a test.
                 continue;
             }
