@@ -1,4 +1,4 @@
-//! Where a process runs: its threads and its processors.
+//! Where a process runs: its threads, its processors and its limits.
 
 use std::io;
 
@@ -8,6 +8,7 @@ use tokio::runtime::{Builder, Runtime};
 ///
 /// A tunnel is one QUIC connection, which one thread drives; a second one costs more in wake-ups than it gains.
 pub fn runtime(threads: Option<usize>) -> io::Result<Runtime> {
+    raise_file_limit();
     match threads {
         Some(threads) if threads > 1 => {
             Builder::new_multi_thread().worker_threads(threads).enable_all().build()
@@ -15,6 +16,22 @@ pub fn runtime(threads: Option<usize>) -> io::Result<Runtime> {
         _ => Builder::new_current_thread().enable_all().build(),
     }
 }
+
+/// Lets this process open as many files as the system allows it: every connection and every flow is one, and the usual
+/// limit of 1,024 is for programs that wait with `select`. A system that says no leaves the limit as it was.
+#[cfg(unix)]
+fn raise_file_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::debug!(%error, "the limit of open files stays as it is");
+    }
+}
+
+/// Elsewhere there is no such limit.
+#[cfg(not(unix))]
+fn raise_file_limit() {}
 
 /// Keeps this thread, and those that it starts from now on, on these processors.
 #[cfg(target_os = "linux")]
