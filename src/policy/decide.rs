@@ -34,7 +34,7 @@ impl Permissions {
     ///
     /// In `path` every symbolic link has been followed, and exactly this path must be dialled afterwards.
     pub fn decide_unix(&self, path: &UnixPath, own: &OwnSockets) -> Decision {
-        if own.keep(path) {
+        if own.is_private(path) {
             return Decision::Denied(Denial::Private);
         }
         self.unless_listed(|rules| rules.iter().any(|rule| rule.unix() == Some(path)))
@@ -69,7 +69,7 @@ impl Permissions {
     pub fn decide_bind(&self, bind: &Bind, own: &OwnSockets) -> Decision {
         let is_listed = || self.binds.iter().any(|rule| rule.matches(bind));
         let denial = match bind {
-            Bind::Unix(path) if own.keep(path) => Some(Denial::Private),
+            Bind::Unix(path) if own.is_private(path) => Some(Denial::Private),
             Bind::Unix(_) => (!is_listed()).then_some(Denial::BindNotListed),
             Bind::Addr(addr) => {
                 let (ip, port) = (addr.socket_addr().ip(), addr.socket_addr().port());
@@ -220,7 +220,7 @@ mod tests {
 
     #[test]
     fn a_unix_socket_is_dialled_by_owners_and_by_who_has_exactly_its_path_listed() {
-        let own = OwnSockets::default().keeping(vec!["/home/conduit".into()]);
+        let own = OwnSockets::default().with_private(vec!["/home/conduit".into()]);
         let some = targets(&["unix:/run/app.sock", "unix:/home/conduit/r.sock", "[::/0]:*"]);
         for (path, as_some, as_owner) in [
             ("/run/app.sock", ALLOWED, ALLOWED),
@@ -239,7 +239,7 @@ mod tests {
     #[test]
     fn a_bind_is_allowed_where_it_is_listed_and_to_owners_at_every_free_port() {
         let own = OwnSockets::new(vec!["192.0.2.7:9999".parse().expect("an address")], vec![])
-            .keeping(vec!["/home/conduit".into()]);
+            .with_private(vec!["/home/conduit".into()]);
         let binds = |rules: &[&str]| rules.iter().map(|rule| rule.parse().expect(rule)).collect();
         let some = Permissions {
             binds: binds(&["10.2.0.1:80,8080", "*:9999", "unix:/run/a", "unix:/home/conduit/a"]),

@@ -31,7 +31,7 @@ impl OwnSockets {
 
     /// The same, with folders that the router keeps to itself; every symbolic link in them has been followed.
     #[must_use]
-    pub fn keeping(self, private: Vec<PathBuf>) -> Self {
+    pub fn with_private(self, private: Vec<PathBuf>) -> Self {
         Self { private, ..self }
     }
 
@@ -52,7 +52,7 @@ impl OwnSockets {
     }
 
     /// Whether `path` lies in a folder that the router keeps to itself.
-    pub(super) fn keep(&self, path: &UnixPath) -> bool {
+    pub(super) fn is_private(&self, path: &UnixPath) -> bool {
         self.private.iter().any(|folder| path.path().starts_with(folder))
     }
 
@@ -110,7 +110,7 @@ mod tests {
 
     #[test]
     fn a_private_folder_is_kept_with_everything_in_it_and_nothing_beside_it() {
-        let own = OwnSockets::default().keeping(vec!["/home/conduit".into(), "/run/c".into()]);
+        let own = OwnSockets::default().with_private(vec!["/home/conduit".into(), "/run/c".into()]);
         for (path, kept) in [
             ("/home/conduit", true),
             ("/home/conduit/tunnels/0192a1b2.sock", true),
@@ -118,7 +118,7 @@ mod tests {
             ("/home/conduit2/app.sock", false),
             ("/home/app.sock", false),
         ] {
-            assert_eq!(own.keep(&path.parse().expect(path)), kept, "{path}");
+            assert_eq!(own.is_private(&path.parse().expect(path)), kept, "{path}");
         }
     }
 }
