@@ -140,6 +140,7 @@ fn every_mistake_has_its_exit_code_and_is_json_when_asked() {
         (with(&["start", "--key", "no-such-key"]), 78, "key"),
         (vec!["router", "revoke", "nobody"], 1, "not_found"),
         (vec!["router", "invite", "--allow-target", "x"], 1, "invalid"),
+        (vec!["router", "invite", "--allow-bind", "web:80"], 1, "invalid"),
     ] {
         let error = world.refused("home", &arguments, code);
         assert_eq!(error["code"], word, "{arguments:?}: {error}");
@@ -237,6 +238,32 @@ fn a_router_that_does_not_run_is_administered_through_its_store() {
         .done("router", &["router", "invite", "-q", "--uses", "3", "--advertise", "127.0.0.1:9"]);
     let arguments = ["start", "-L", "0:127.0.0.1:1", "--join", many.trim()];
     assert_eq!(world.refused("client", &arguments, 2)["code"], "usage");
+}
+
+#[test]
+fn binds_are_allowed_by_rules_and_to_owners_from_port_1024() {
+    let world = World::new();
+    let identity = world.done("client", &["init", "-q"]);
+    let authorized = |options: &[&str]| {
+        let arguments = ["router", "authorize", identity.trim(), "--name", "ci"];
+        let document = world.json("router", &[&arguments, options].concat());
+        document["permissions"].as_str().expect("words").to_owned()
+    };
+    assert_eq!(
+        authorized(&["--allow-bind", "*:8080", "--allow-bind", "unix:/run/a"]),
+        "nothing; may listen at *:8080 unix:/run/a"
+    );
+    assert_eq!(
+        authorized(&["--allow-bind", "*:8080", "--allow-target", "10.0.0.0/8:80"]),
+        "10.0.0.0/8:80; may listen at *:8080"
+    );
+    assert!(authorized(&["--owner"]).ends_with("may listen at any port from 1024"));
+    let low = authorized(&["--owner", "--allow-bind", "0.0.0.0:80"]);
+    assert!(low.starts_with("owner") && low.ends_with("from 1024 and 0.0.0.0:80"), "{low}");
+    assert_eq!(authorized(&[]), low, "a known key keeps its binds too");
+    let invite = ["router", "invite", "--advertise", "127.0.0.1:9"];
+    let invited = world.json("router", &[&invite[..], &["--allow-bind", "*:80"]].concat());
+    assert_eq!(invited["permissions"], "nothing; may listen at *:80");
 }
 
 #[test]

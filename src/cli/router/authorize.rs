@@ -12,6 +12,7 @@ use crate::tunnel::{Identity, Name};
 
 /// Options of `router authorize`.
 #[derive(Debug, clap::Args)]
+#[command(after_long_help = EXAMPLES)]
 pub(super) struct Args {
     /// The client's identity, as `conduit init` prints it
     #[arg(value_name = "IDENTITY")]
@@ -19,15 +20,13 @@ pub(super) struct Args {
     /// The client's name
     #[arg(long, value_name = "NAME")]
     name: Name,
-    /// What it may reach (HOST, CIDR or address, and ports; or unix:/PATH) [default, with no --allow-bind either: a known
-    /// key as before, a new one everything]
+    /// What it may reach (HOST or CIDR, and ports; unix:/PATH) [default: a known key as before, a new one everything]
     #[arg(long, value_name = "TARGET:PORTS")]
     allow_target: Vec<String>,
-    /// Where the router may listen for it (address, CIDR or *, and ports; or unix:/PATH). For ports below 1024 the router
-    /// itself needs CAP_NET_BIND_SERVICE
+    /// Where the router may listen for it (address, CIDR or *, and ports; unix:/PATH)
     #[arg(long, value_name = "ADDRESS:PORTS")]
     allow_bind: Vec<String>,
-    /// Make it an owner, which may reach everything and have every port from 1024, even if it is known with less
+    /// Make it an owner, which may reach everything, even if it is known with less
     #[arg(long, conflicts_with = "allow_target")]
     owner: bool,
 }
@@ -82,3 +81,13 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<u8, Failure> {
     }
     Ok(0)
 }
+
+const EXAMPLES: &str = "\
+With none of --allow-target, --allow-bind and --owner a known key may do what it may already, and a new one is an owner: \
+it may reach everything, and have the router listen at any port from 1024. Lower ones take a rule, and a router process \
+that has CAP_NET_BIND_SERVICE.
+
+Examples:
+  conduit router authorize IDENTITY --name ci --allow-target 10.2.0.0/16:80,443
+  conduit router authorize IDENTITY --name web --allow-bind '*:8000-8100'
+  conduit router authorize IDENTITY --name edge --owner --allow-bind 0.0.0.0:80";

@@ -15,12 +15,10 @@ use crate::tunnel::{HostPort, Name};
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLES)]
 pub(super) struct Args {
-    /// What the client may reach (HOST, CIDR or address, and ports; or unix:/PATH). With neither this nor --allow-bind:
-    /// everything, as an owner
+    /// What the client may reach (HOST, CIDR or address, and ports; unix:/PATH) [default: everything, as an owner]
     #[arg(long, value_name = "TARGET:PORTS")]
     allow_target: Vec<String>,
-    /// Where the router may listen for the client (address, CIDR or *, and ports; or unix:/PATH). An owner may have every
-    /// port from 1024; for lower ones the router itself needs CAP_NET_BIND_SERVICE
+    /// Where the router may listen for the client (address, CIDR or *, and ports; unix:/PATH)
     #[arg(long, value_name = "ADDRESS:PORTS")]
     allow_bind: Vec<String>,
     /// The name that the client gets [default: its host's]
@@ -91,9 +89,12 @@ pub(super) const PRIVATE: &str = "note: tickets carry private addresses only; cl
     `conduit router --advertise HOST:PORT`";
 
 const EXAMPLES: &str = "\
+With neither --allow-target nor --allow-bind the client is an owner: it may reach everything, and have the router listen \
+at any port from 1024. Lower ones take a rule, and a router process that has CAP_NET_BIND_SERVICE.
+
 Examples:
   conduit router invite                                   an owner: any target, loopback included
   conduit router invite --allow-target 10.2.0.0/16:80,443 --allow-target db.internal:5432
-  conduit router invite --allow-bind '*:8000-8100'          listens there, and reaches nothing
+  conduit router invite --allow-bind '*:8000-8100'        listens there, and reaches nothing
   conduit router invite --name ci --uses 3 --expires 1h --allow-target '[fd00::/8]:22'
   conduit router invite --quiet | ssh host conduit start --join - --source web:80 --bind 8080";
