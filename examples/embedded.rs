@@ -34,6 +34,7 @@ async fn main() -> Result<(), Failure> {
         keypair: Arc::new(Keypair::generate()?),
         secrets: Secrets::from_seed(random_bytes()?),
         store: Store::open(&folder.path().join("router.db"))?,
+        private: vec![folder.path().to_owned()],
         require_token: false,
         max_clients: 100,
         max_connections: 16_384,

@@ -134,6 +134,7 @@ async fn start_router(home: &Path) -> Result<router::Running, Failure> {
         keypair: Arc::new(Keypair::generate()?),
         secrets: Secrets::from_seed(random_bytes()?),
         store: Store::open(&home.join("router.db"))?,
+        private: vec![home.to_owned()],
         require_token: false,
         max_clients: 16,
         max_connections: 16_384,

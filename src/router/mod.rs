@@ -19,6 +19,7 @@ mod status;
 mod visitor;
 
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -58,6 +59,8 @@ pub struct Settings {
     pub secrets: Secrets,
     /// Clients, tickets, tokens.
     pub store: Store,
+    /// Folders with sockets that no client reaches, and where it gets none: the router's own.
+    pub private: Vec<PathBuf>,
     /// Whether a client needs a token besides its key.
     pub require_token: bool,
     /// Sessions at one time; more are refused.
@@ -139,7 +142,8 @@ pub async fn start(mut settings: Settings) -> Result<Running, StartError> {
             settings.advertise.clone(),
             Some(sessions.clone()),
         ),
-        own: OwnSockets::new(vec![local_addr], advertise::interfaces()),
+        own: OwnSockets::new(vec![local_addr], advertise::interfaces())
+            .with_private(settings.private.iter().map(|folder| followed(folder)).collect()),
         table: relay::Table::default(),
         metrics: status::Metrics::new(&telemetry::Metrics::new()),
         ended: watch::channel(None).0,
@@ -158,6 +162,11 @@ pub async fn start(mut settings: Settings) -> Result<Running, StartError> {
     );
     tracing::info!(bind = %local_addr, identity = %shared.admin.identity(), "router up");
     Ok(Running { shared, tasks, calls, local_addr })
+}
+
+/// The path with every symbolic link followed; a folder that is not there yet is taken as it is written.
+fn followed(folder: &Path) -> PathBuf {
+    folder.canonicalize().unwrap_or_else(|_| folder.to_owned())
 }
 
 impl Running {

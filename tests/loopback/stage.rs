@@ -45,6 +45,7 @@ impl Stage {
             keypair,
             secrets: transport::Secrets::from_seed([7; transport::Secrets::LEN]),
             store: store.clone(),
+            private: vec![folder.path().to_owned()],
             require_token: false,
             max_clients: 1_000,
             max_connections: 16_384,

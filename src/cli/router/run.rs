@@ -2,7 +2,7 @@
 
 use std::io::IsTerminal;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -114,6 +114,7 @@ fn settings(
         keypair,
         secrets: place::secrets(home)?,
         store,
+        private: private_folders(home, claim),
         require_token: config.require_token,
         max_clients: config.max_clients,
         max_connections: config.performance.max_connections,
@@ -128,6 +129,12 @@ fn settings(
         },
         lease: config.lease,
     })
+}
+
+/// Everything of Conduit's; control sockets lie elsewhere where the home's path is too long for them.
+fn private_folders(home: &Home, claim: &Claim) -> Vec<PathBuf> {
+    let sockets = Path::new(&claim.record().control_socket).parent();
+    [Some(home.root()), sockets].into_iter().flatten().map(Path::to_owned).collect()
 }
 
 /// Tickets carry the port, so a free one is chosen before the router starts.
