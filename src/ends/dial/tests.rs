@@ -312,3 +312,16 @@ async fn who_connects_by_itself_gets_the_allowed_addresses_in_the_order_to_try()
     let error = resolve(&target("224.0.0.1", 53), denied, &quick()).await.expect_err("denied");
     assert!(matches!(error, DialError::Denied { denial: Denial::Multicast, .. }), "{error}");
 }
+
+#[tokio::test]
+async fn a_udp_target_gets_a_socket_of_its_own_if_it_is_allowed() {
+    let addr: SocketAddr = "127.0.0.1:9".parse().expect("an address");
+    let port = dial_udp(&addr.into(), allow, &quick()).await.expect("a socket");
+    assert_eq!(port.local_addr().ip(), addr.ip());
+    let denied = |_: Candidate<'_>| Decision::Denied(Denial::NotListed);
+    let error = dial_udp(&addr.into(), denied, &quick()).await.expect_err("denied");
+    assert_eq!(error.code(), Code::Denied, "{error}");
+    let unix = "unix:/run/dns.sock".parse().expect("a target");
+    let error = dial_udp(&unix, allow, &quick()).await.expect_err("a Unix socket");
+    assert!(error.to_string().contains("carries no packets"), "{error}");
+}
