@@ -9,11 +9,12 @@ use std::str::FromStr;
 
 use bytes::{Bytes, BytesMut};
 use conduit::config::{ClientConfig, Environment, Overrides, RouterConfig};
+use conduit::ends::{Transport, header, parse_datagram, parse_header};
 use conduit::identity::{Ticket, Token, identity_from_spki, spki};
 use conduit::policy::{BindRule, TargetRule};
 use conduit::registry::{AuthorizeParams, InviteParams, Record, TokenCreateParams};
 use conduit::transport::is_server_hello;
-use conduit::tunnel::{BindAddr, HostPort, Identity};
+use conduit::tunnel::{BindAddr, HostPort, Identity, ProxyProtocol};
 use conduit::wire::{
     Control, Framed, StreamAnswer, StreamHeader, check_version, control, decode, encode,
     split_frame,
@@ -38,6 +39,7 @@ pub(crate) const TARGETS: &[Target] = &[
     ("record", record),
     ("spki", raw_public_key),
     ("server_hello", server_hello),
+    ("proxy_header", proxy_header),
     ("routes", routes::routes),
 ];
 
@@ -131,6 +133,23 @@ fn raw_public_key(data: &[u8]) {
 fn server_hello(data: &[u8]) {
     if is_server_hello(data) {
         assert!(!is_server_hello(&data[..3]));
+    }
+}
+
+/// What a front end sends: a header ends within the bytes, a part of it is none, and whom it names can be written again.
+fn proxy_header(data: &[u8]) {
+    if let Ok((_, length)) = parse_datagram(data) {
+        assert!(length <= data.len());
+    }
+    let Ok(Some(read)) = parse_header(data) else { return };
+    let whole = &data[..read.length];
+    assert_eq!(parse_header(whole).ok(), Some(Some(read)));
+    assert!(matches!(parse_header(&whole[..read.length - 1]), Ok(None)));
+    let Some(visit) = read.visit else { return };
+    for version in [ProxyProtocol::V1, ProxyProtocol::V2] {
+        let bytes = header(version, Transport::Stream, Some(visit.visitor), Some(visit.visited));
+        let again = parse_header(&bytes).expect("a header").expect("whole");
+        assert_eq!((again.visit, again.length), (read.visit, bytes.len()));
     }
 }
 
