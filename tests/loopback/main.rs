@@ -12,3 +12,5 @@ mod hostile;
 mod isolation;
 mod stage;
 mod stranger;
+#[cfg(unix)]
+mod unix_sockets;
