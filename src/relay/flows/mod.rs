@@ -15,6 +15,7 @@ mod traffic;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -274,31 +275,31 @@ impl Opening {
         for packet in open.payload.into_iter().chain(waiting) {
             flow.deliver(&packet, packet.len(), now());
         }
-        flows.tasks().spawn_until_cancelled("flow", answers(flow));
+        // Its stop comes with everybody else's.
+        flows.tasks().spawn("flow", answers(flow));
     }
 }
 
-/// Reads a target's packets until the flow is over.
+/// Reads a target's packets until the flow is over. There is one of these for each flow: what it holds while it waits
+/// is most of what an idle flow costs.
 async fn answers(flow: Arc<Flow>) {
-    let stop = flow.stop().clone();
+    let mut stopped = pin!(flow.stop().cancelled());
     loop {
         let mut room = DatagramRoom::default();
-        let now = now();
         let received = flow.port.receive(|arrived| {
-            for packet in arrived.packets() {
-                flow.send(packet, &mut room, now);
-            }
+            let now = now();
+            arrived.packets().for_each(|packet| flow.send(packet, &mut room, now));
         });
-        match stop.run_until_cancelled(received).await {
-            Some(Ok(())) => {}
-            Some(Err(error)) => flow.failed(&error),
-            None => {
-                flow.flows.traffic().count_lost(Loss::Overflow, flow.port.overflowed());
-                // Killed, unless it is over already.
-                return flow.flows.close(flow.id, Code::Killed, "ended by an operator");
-            }
+        tokio::select! {
+            received = received => if let Err(error) = received {
+                flow.failed(&error);
+            },
+            () = &mut stopped => break,
         }
     }
+    flow.flows.traffic().count_lost(Loss::Overflow, flow.port.overflowed());
+    // Killed, unless it is over already.
+    flow.flows.close(flow.id, Code::Killed, "ended by an operator");
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
