@@ -43,7 +43,7 @@ fn wanted(client: &Client, open: &FlowOpen) -> Result<Wanted, (Code, String)> {
     let Some((tunnel, target)) = tunnel else {
         return Err((Code::Protocol, format!("UDP tunnel {} is not declared", open.tunnel)));
     };
-    if client.flows.of(open.tunnel) >= tunnel.max_flows {
+    if client.flows.of(open.tunnel) > tunnel.max_flows {
         return Err((Code::Limit, "the tunnel has as many flows as it may".to_owned()));
     }
     let (rules, proxy_protocol) = (tunnel.rules, tunnel.proxy_protocol);

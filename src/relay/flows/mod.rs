@@ -14,9 +14,10 @@ mod table;
 mod traffic;
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::net::SocketAddr;
 use std::pin::pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -28,7 +29,8 @@ pub use reassembly::Reassembly;
 pub use table::{ANSWERED_PATIENCE, Aging, FlowTable, PATIENCE, TableFull};
 pub use traffic::{Loss, Traffic, TrafficMetrics};
 
-use super::{Entry, Faces, Table};
+use super::table as live;
+use super::{Faces, Table};
 use crate::ends::{UdpPort, Way};
 use crate::session::{DatagramRoom, Event, Incoming, SendDatagramError, Session};
 use crate::task::Tasks;
@@ -49,6 +51,10 @@ struct Inner {
     scope: Scope,
     next: AtomicU64,
     open: Mutex<HashMap<u64, Arc<Flow>>>,
+    /// Set when the session's reader has ended: what comes too late is over at once.
+    is_over: AtomicBool,
+    /// Flows by the tunnel's number, those included that are about to be served.
+    counts: Mutex<HashMap<u32, usize>>,
     early: Mutex<Early>,
     /// Datagrams that were queued.
     pushed: AtomicU64,
@@ -78,6 +84,7 @@ pub struct Opening {
     flows: Flows,
     /// What the peer said.
     pub open: FlowOpen,
+    is_served: bool,
 }
 
 impl Flows {
@@ -100,6 +107,8 @@ impl Flows {
             scope,
             next: AtomicU64::new(first),
             open: Mutex::default(),
+            is_over: AtomicBool::new(false),
+            counts: Mutex::default(),
             early: Mutex::default(),
             pushed: AtomicU64::new(0),
         }));
@@ -118,9 +127,22 @@ impl Flows {
         self.open().len()
     }
 
-    /// How many a tunnel has open.
+    /// How many a tunnel has, those included that are about to be served.
     pub fn of(&self, tunnel: u32) -> usize {
-        self.open().values().filter(|flow| flow.rules.tunnel == tunnel).count()
+        lock(&self.0.counts).get(&tunnel).copied().unwrap_or_default()
+    }
+
+    fn count(&self, tunnel: u32) {
+        *lock(&self.0.counts).entry(tunnel).or_default() += 1;
+    }
+
+    fn uncount(&self, tunnel: u32) {
+        if let Entry::Occupied(mut count) = lock(&self.0.counts).entry(tunnel) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
     }
 
     /// Whether none is open.
@@ -149,7 +171,8 @@ impl Flows {
             self.0.table.enter(Protocol::Udp, Faces::User, visitor.to_string(), &self.0.scope.stop);
         let way = (Arc::clone(port), Some(way));
         let flow = Arc::new(Flow::new(id, self.clone(), rules, way, entry, None));
-        self.open().insert(id, Arc::clone(&flow));
+        self.count(rules.tunnel);
+        self.enter(Arc::clone(&flow));
         let length = first.as_ref().map(Bytes::len);
         let message = FlowOpen {
             flow: id,
@@ -178,7 +201,10 @@ impl Flows {
     pub fn announced(&self, open: FlowOpen) -> Option<Opening> {
         let is_theirs = open.flow % 2 != self.0.next.load(Ordering::Relaxed) % 2;
         let announced = is_theirs && lock(&self.0.early).announced(open.flow);
-        announced.then(|| Opening { flows: self.clone(), open })
+        announced.then(|| {
+            self.count(open.tunnel);
+            Opening { flows: self.clone(), open, is_served: false }
+        })
     }
 
     /// The peer says that a flow is over.
@@ -241,9 +267,18 @@ impl Flows {
         self.open().get(&id).cloned()
     }
 
+    fn enter(&self, flow: Arc<Flow>) {
+        let id = flow.id;
+        self.open().insert(id, flow);
+        if self.0.is_over.load(Ordering::Acquire) {
+            self.forget(id);
+        }
+    }
+
     /// Takes a flow out, which ends it; `None` when there is none.
     fn forget(&self, id: u64) -> Option<Arc<Flow>> {
         let flow = self.open().remove(&id)?;
+        self.uncount(flow.rules.tunnel);
         flow.end();
         Some(flow)
     }
@@ -255,9 +290,9 @@ impl Flows {
 
 impl Opening {
     /// Says no, and why.
-    pub fn refuse(self, code: Code, message: &str) {
+    pub fn refuse(mut self, code: Code, message: &str) {
         let waiting = lock(&self.flows.0.early).settle(self.open.flow);
-        let lost = waiting.len() as u64 + u64::from(self.open.payload.is_some());
+        let lost = waiting.len() as u64 + u64::from(self.open.payload.take().is_some());
         let loss = if code == Code::Denied { Loss::Denied } else { Loss::Unreachable };
         self.flows.traffic().count_lost(loss, lost);
         self.flows.say_closed(self.open.flow, code, message);
@@ -265,18 +300,36 @@ impl Opening {
 
     /// Serves the flow with a socket that is connected to its target. `entry` shows it in lists; `preface` goes in front
     /// of the first packet.
-    pub fn serve(self, rules: FlowRules, port: UdpPort, entry: Entry, preface: Option<Box<[u8]>>) {
-        let Self { flows, open } = self;
+    pub fn serve(
+        mut self,
+        rules: FlowRules,
+        port: UdpPort,
+        entry: live::Entry,
+        preface: Option<Box<[u8]>>,
+    ) {
+        self.is_served = true;
+        let (flows, open) = (self.flows.clone(), std::mem::take(&mut self.open));
         let port = Arc::new(port);
         let way = (Arc::clone(&port), None);
         let flow = Arc::new(Flow::new(open.flow, flows.clone(), rules, way, entry, preface));
-        flows.open().insert(open.flow, Arc::clone(&flow));
+        flows.enter(Arc::clone(&flow));
         let waiting = lock(&flows.0.early).settle(open.flow);
         for packet in open.payload.into_iter().chain(waiting) {
             flow.deliver(&packet, packet.len(), now());
         }
         // Its stop comes with everybody else's.
         flows.tasks().spawn("flow", answers(flow));
+    }
+}
+
+impl Drop for Opening {
+    /// What is not served counts no longer, whatever became of it.
+    fn drop(&mut self) {
+        if !self.is_served {
+            self.flows.uncount(self.open.tunnel);
+            // Packets that are still to come are of no use.
+            lock(&self.flows.0.early).settle(self.open.flow);
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Reads a session's datagrams and hands them to their flows; ends flows whose time is over.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -42,10 +43,11 @@ pub(super) async fn sweep(flows: Flows) {
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (draining, stop) = (&flows.0.scope.draining, &flows.0.scope.stop);
     loop {
-        let was_stopped = stop.is_cancelled();
+        let (was_draining, was_stopped) = (draining.is_cancelled(), stop.is_cancelled());
         tokio::select! {
             _ = tick.tick() => {}
             () = flows.0.table.killed() => {}
+            () = draining.cancelled(), if !was_draining => {}
             () = stop.cancelled(), if !was_stopped => {}
             _ = flows.session().closed() => return,
         }
@@ -70,9 +72,10 @@ struct EndsAll(Flows);
 
 impl Drop for EndsAll {
     fn drop(&mut self) {
-        let open = std::mem::take(&mut *self.0.open());
-        for flow in open.values() {
-            flow.end();
+        self.0.0.is_over.store(true, Ordering::Release);
+        let open: Vec<_> = self.0.open().keys().copied().collect();
+        for id in open {
+            self.0.forget(id);
         }
     }
 }
@@ -186,7 +189,7 @@ impl Missed {
         }
         self.looked = now;
         let connection = flows.session().connection();
-        let pushed = flows.0.pushed.load(std::sync::atomic::Ordering::Relaxed);
+        let pushed = flows.0.pushed.load(Ordering::Relaxed);
         let is_empty = connection.datagram_room() >= connection.datagram_room_most();
         let (sent, came) = connection.datagram_frames();
         let found = (
