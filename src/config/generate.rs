@@ -8,7 +8,7 @@ use super::error::ConfigErrors;
 use super::layers::{Overrides, Resolved};
 use super::schema::{Absent, FileKind, Key, Places};
 use super::value::{Value, toml_string};
-use crate::tunnel::TunnelSpec;
+use crate::tunnel::{Options, TunnelSpec};
 
 /// An annotated file: every key with what it does and what is legal, commented out unless `set` gives a
 /// value (`("router.host", "203.0.113.7")`, written as in the environment). Without tunnels an example is
@@ -104,7 +104,8 @@ fn write_tunnels(out: &mut String, tunnels: &[TunnelSpec]) {
     for key in FileKind::Client.keys().filter(|key| key.places == Places::FileOnly) {
         let default = match key.default {
             Absent::Value(text) => format!("; default {}", toml_of(key, text)),
-            _ => String::new(),
+            Absent::Means { meaning, .. } => format!("; absent: {meaning}"),
+            Absent::Required { .. } => String::new(),
         };
         let _ = writeln!(out, "#   {}: {} ({}{default})", key.name, key.doc, key.kind.legal());
     }
@@ -117,17 +118,45 @@ fn write_tunnels(out: &mut String, tunnels: &[TunnelSpec]) {
         }
     }
     for (index, tunnel) in tunnels.iter().enumerate() {
-        let gap = if index == 0 { "" } else { "\n" };
-        let _ = writeln!(
-            out,
-            "{gap}[[tunnels]]\nname = {}\nsource = {}\nbind = {}\nprotocol = {}\ndirection = {}",
-            toml_string(tunnel.name.as_str()),
-            toml_string(&tunnel.source.to_string()),
-            toml_string(&tunnel.bind.to_string()),
-            toml_string(&tunnel.protocol.to_string()),
-            toml_string(&tunnel.direction.to_string()),
-        );
+        out.push_str(if index == 0 { "" } else { "\n" });
+        write_tunnel(out, tunnel);
     }
+}
+
+/// A tunnel's table: its ends always, its options where they differ from the defaults.
+fn write_tunnel(out: &mut String, tunnel: &TunnelSpec) {
+    let _ = writeln!(
+        out,
+        "[[tunnels]]\nname = {}\nsource = {}\nbind = {}\nprotocol = {}\ndirection = {}",
+        toml_string(tunnel.name.as_str()),
+        toml_string(&tunnel.source.to_string()),
+        toml_string(&tunnel.bind.to_string()),
+        toml_string(tunnel.protocol.as_str()),
+        toml_string(tunnel.direction.as_str()),
+    );
+    let usual = values(&Options::default());
+    for ((name, value), (_, usual)) in values(&tunnel.options).into_iter().zip(usual) {
+        if let Some(value) = value.filter(|value| Some(value) != usual.as_ref()) {
+            let _ = writeln!(out, "{name} = {}", value.to_toml());
+        }
+    }
+}
+
+/// The options by their keys; `None` is what the absence of a key means.
+fn values(options: &Options) -> [(&'static str, Option<Value>); 6] {
+    // Every field by name: a new one that is not written would be lost in silence.
+    let Options { group, flow_idle, max_flows, oversize, proxy_protocol, trusted_proxies } =
+        options;
+    let networks: Vec<String> = trusted_proxies.iter().map(ToString::to_string).collect();
+    let text = |text: &str| Some(Value::Text(text.to_owned()));
+    [
+        ("group", group.as_ref().and_then(|group| text(group.as_str()))),
+        ("flow_idle", Some(Value::Duration(flow_idle.unwrap_or_default()))),
+        ("max_flows", Some(Value::Number(*max_flows as u64))),
+        ("oversize", text(oversize.as_str())),
+        ("proxy_protocol", text(proxy_protocol.as_str())),
+        ("trusted_proxies", (!networks.is_empty()).then_some(Value::Texts(networks))),
+    ]
 }
 
 /// A value in the form of the environment, as TOML writes it.

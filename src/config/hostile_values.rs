@@ -1,7 +1,8 @@
 //! Bad values: the row H86 of the list of hostile cases.
 
-use super::hostile::{complaints, has_position, router};
+use super::hostile::{client, complaints, has_position, router};
 use super::*;
+use crate::tunnel::Direction;
 
 /// Key and illegal value, as TOML writes it, in the client's file.
 const ILLEGAL: &[(&str, &[&str])] = &[
@@ -80,9 +81,31 @@ const ILLEGAL: &[(&str, &[&str])] = &[
         "tunnels.source",
         &["\"\"", "\"h\"", "\"h:0\"", "\"h:65536\"", "\"::1:80\"", "\"user@h:1\"", "\":80\"", "80"],
     ),
+    (
+        "tunnels.source",
+        &["\"h:9-3\"", "\"h:1-1001\"", "\"h:0-1\"", "\"unix:a\"", "\"unix:/a/../b\""],
+    ),
     ("tunnels.bind", &["\"\"", "\"h:80\"", "70000", "-1", "\"1.2.3.4\"", "\"::1:80\"", "true"]),
-    ("tunnels.protocol", &["\"udp\"", "\"sctp\"", "6", "\"TCP\""]),
-    ("tunnels.direction", &["\"reverse\"", "\"back\"", "false"]),
+    ("tunnels.bind", &["\"9-3\"", "\":0-9\"", "\"1-1001\"", "\"unix:\"", "\"unix:/a\\n\""]),
+    ("tunnels.protocol", &["\"sctp\"", "6", "\"TCP\"", "[\"tcp\", \"udp\"]"]),
+    ("tunnels.direction", &["\"back\"", "false", "\"Reverse\""]),
+    ("tunnels.group", &["\"\"", "\"a b\"", "\"../a\"", "1"]),
+    ("tunnels.flow_idle", &["\"0s\"", "120", "\"999ms\"", "\"25h\"", "\"never\"", "true", "-0.0"]),
+    ("tunnels.max_flows", &["0", "65537", "-1", "\"1\"", "1.5", "\"off\""]),
+    ("tunnels.oversize", &["\"cut\"", "\"Drop\"", "1", "false"]),
+    ("tunnels.proxy_protocol", &["\"v3\"", "\"V1\"", "1", "true", "\"on\""]),
+    (
+        "tunnels.trusted_proxies",
+        &[
+            "[]",
+            "\"\"",
+            "\"10.0.0.0/33\"",
+            "\"proxy.internal\"",
+            "[\"10.0.0.1\", \"x\"]",
+            "[1]",
+            "1",
+        ],
+    ),
 ];
 
 #[test]
@@ -124,6 +147,54 @@ fn h86_every_illegal_value_names_the_key_and_what_is_legal() {
     }
 }
 
+/// Values that are legal one by one and do not go together: the rest of the table, the line, and what is said.
+const APART: &[(&str, &str)] = &[
+    (
+        "source = \"unix:/run/dns\"\nbind = \":1\"\nprotocol = \"udp\"",
+        "5:10: tunnels.source: the source unix:/run/dns is a Unix socket, which carries TCP",
+    ),
+    (
+        "protocol = \"udp\"\nsource = \"h:1\"\nbind = \"unix:/run/dns\"",
+        "7:8: tunnels.bind: the bind unix:/run/dns is a Unix socket, which carries TCP",
+    ),
+    (
+        "source = \"h:1-2\"\nbind = \"1-3\"",
+        "6:8: tunnels.bind: the bind 127.0.0.1:1-3 has 3 ports and the source h:1-2 has 2",
+    ),
+    (
+        "bind = \"1-3\"\nsource = \"unix:/run/a\"",
+        "5:8: tunnels.bind: the bind 127.0.0.1:1-3 has 3 ports and the source unix:/run/a has 1",
+    ),
+    (
+        "source = \"h:1\"\nbind = \":1\"\nproxy_protocol = \"v1\"\nprotocol = \"udp\"",
+        "7:18: tunnels.proxy_protocol: proxy_protocol \"v1\" is for TCP: for UDP give \"v2\"",
+    ),
+];
+
+#[test]
+fn h86_values_that_do_not_go_together_name_the_line_of_the_one_at_fault() {
+    for direction in Direction::WORDS {
+        for (rest, expected) in APART {
+            let text =
+                format!("\n[[tunnels]]\nname = \"a\"\ndirection = \"{direction}\"\n{rest}\n");
+            let complaints = complaints(&text);
+            assert_eq!(complaints.len(), 1, "{text}: {complaints:?}");
+            let expected = format!("conduit.toml:{expected}");
+            assert!(complaints[0].starts_with(&expected), "{}\n{expected}", complaints[0]);
+        }
+    }
+}
+
+#[test]
+fn every_network_of_a_list_is_trusted() {
+    let text = "[[tunnels]]\nname = \"a\"\nsource = \"h:1\"\nbind = \":1\"\n\
+                trusted_proxies = [\"10.0.0.0/8\", \"192.0.2.1\", \"fd00::/8\"]\n";
+    let loaded = client(text).expect("sound");
+    let trusted = &loaded.config.tunnels[0].options.trusted_proxies;
+    let trusted: Vec<String> = trusted.iter().map(ToString::to_string).collect();
+    assert_eq!(trusted, ["10.0.0.0/8", "192.0.2.1/32", "fd00::/8"]);
+}
+
 #[test]
 fn h86_the_routers_keys_too() {
     for (name, values) in [
@@ -134,6 +205,7 @@ fn h86_the_routers_keys_too() {
         ("limits.max_clients", &["0", "100001", "\"1\"", "-1"][..]),
         ("limits.max_streams", &["0", "16385", "1.0"][..]),
         ("limits.dial_timeout", &["10", "\"99ms\"", "\"3min\"", "\"off\""][..]),
+        ("limits.lease", &["\"0s\"", "60", "\"999ms\"", "\"366days\"", "true"][..]),
     ] {
         let (section, key) = name.split_once('.').expect("section.key");
         let legal = FileKind::Router.key(section, key).expect("a key").kind.legal();

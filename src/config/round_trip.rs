@@ -6,10 +6,11 @@ use std::time::Duration;
 use proptest::prelude::*;
 use proptest::sample::subsequence;
 
-use super::schema::{Key, Kind, Places};
+use super::schema::{Absent, Key, Kind, Places};
 use super::*;
 use crate::tunnel::{
-    BindAddr, Direction, Host, HostPort, Identity, Name, Options, Protocol, Target, TunnelSpec,
+    BindAddr, Direction, Host, HostPort, Identity, Name, Options, Oversize, Protocol,
+    ProxyProtocol, TunnelSpec,
 };
 
 /// A legal value of a kind, as the environment writes it.
@@ -94,19 +95,81 @@ fn bind() -> impl Strategy<Value = BindAddr> {
         .prop_map(|addr| BindAddr::from(std::net::SocketAddr::from(addr)))
 }
 
-/// Tunnels that do not get in each other's way: each has a port of its own.
+/// Tunnels that do not get in each other's way: each has ports, or a path, of its own.
 fn tunnels() -> impl Strategy<Value = Vec<TunnelSpec>> {
-    proptest::collection::vec((any::<std::net::IpAddr>(), host_port()), 0..6).prop_map(|parts| {
-        let spec = |(index, (addr, source))| TunnelSpec {
-            name: format!("t-{index}").parse::<Name>().expect("a name"),
-            direction: Direction::Forward,
-            protocol: Protocol::Tcp,
-            bind: std::net::SocketAddr::new(addr, 1000 + index as u16).into(),
-            source: Target::from(source).into(),
-            options: Options::default(),
-        };
+    proptest::collection::vec((word(Direction::WORDS), ends(), options()), 0..6).prop_map(|parts| {
+        let spec = |(index, (direction, ends, options))| tunnel(index, direction, ends, options);
         parts.into_iter().enumerate().map(spec).collect()
     })
+}
+
+/// What a tunnel is made of: protocol, number of ports, and each end, a Unix socket when it is `None`.
+type Ends = (Protocol, u16, Option<std::net::IpAddr>, Option<Host>);
+
+/// Ends that go together: a Unix socket carries TCP, and is one.
+fn ends() -> impl Strategy<Value = Ends> {
+    use proptest::option;
+    let addr = any::<std::net::IpAddr>;
+    prop_oneof![
+        (Just(Protocol::Tcp), Just(1), option::of(addr()), option::of(host())),
+        (word(Protocol::WORDS), 1..=1000_u16, addr().prop_map(Some), host().prop_map(Some)),
+    ]
+}
+
+fn options() -> impl Strategy<Value = Options> {
+    use proptest::option;
+    let group = legal(Kind::Name).prop_map(|name| name.parse().expect("a name"));
+    let idle = (1_000..=86_400_000_u64).prop_map(Duration::from_millis);
+    let networks = proptest::collection::vec((any::<std::net::IpAddr>(), 0..=32_u8), 0..4);
+    let words = (word::<Oversize>(Oversize::WORDS), word::<ProxyProtocol>(ProxyProtocol::WORDS));
+    let numbers = (option::of(idle), 1..=65_536_usize);
+    let some = (option::of(group), numbers, words, networks).prop_map(
+        |(group, (flow_idle, max_flows), (oversize, proxy_protocol), networks)| Options {
+            group,
+            flow_idle,
+            max_flows,
+            oversize,
+            proxy_protocol,
+            trusted_proxies: networks
+                .into_iter()
+                .map(|(addr, bits)| ipnet::IpNet::new(addr, bits).expect("at most 32 bits"))
+                .collect(),
+        },
+    );
+    prop_oneof![Just(Options::default()), some]
+}
+
+fn word<T: std::str::FromStr<Err = String> + std::fmt::Debug>(
+    words: &'static [&'static str],
+) -> impl Strategy<Value = T> {
+    proptest::sample::select(words).prop_map(|word| word.parse().expect("a word"))
+}
+
+fn tunnel(
+    index: usize,
+    direction: Direction,
+    (protocol, count, addr, host): Ends,
+    mut options: Options,
+) -> TunnelSpec {
+    let first = 1000 * (index + 1);
+    let last = first + usize::from(count) - 1;
+    let ports = if count == 1 { first.to_string() } else { format!("{first}-{last}") };
+    let at = |end: Option<String>| match end {
+        Some(host) if host.contains(':') => format!("[{host}]:{ports}"),
+        Some(host) => format!("{host}:{ports}"),
+        None => format!("unix:/run/a b\\\"{index}"),
+    };
+    if (protocol, options.proxy_protocol) == (Protocol::Udp, ProxyProtocol::V1) {
+        options.proxy_protocol = ProxyProtocol::V2;
+    }
+    TunnelSpec {
+        name: format!("t-{index}").parse::<Name>().expect("a name"),
+        direction,
+        protocol,
+        bind: at(addr.map(|addr| addr.to_string())).parse().expect("a bind"),
+        source: at(host.map(|host| host.to_string())).parse().expect("a target"),
+        options,
+    }
 }
 
 /// Some keys of a kind of file with legal values.
@@ -198,8 +261,12 @@ fn every_line_that_is_commented_out_may_be_used() {
                 let loaded = ClientConfig::parse(path, &used, &environment, &Overrides::new())
                     .unwrap_or_else(|errors| panic!("{errors}\n{used}"));
                 assert_eq!(loaded.config.tunnels.len(), 1);
-                // The token has no place in a file; protocol and direction keep their defaults.
-                (count(&loaded.entries) + 3, loaded.entries.len())
+                // The token has no place in a file; what a tunnel does not need keeps its default.
+                let optional = FileKind::Client.keys().filter(|key| {
+                    key.places == Places::FileOnly
+                        && !matches!(key.default, Absent::Required { .. })
+                });
+                (count(&loaded.entries) + optional.count() + 1, loaded.entries.len())
             }
             FileKind::Router => {
                 let loaded = RouterConfig::parse(path, &used, &environment, &Overrides::new())

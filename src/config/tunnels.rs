@@ -27,8 +27,9 @@ pub(super) struct Tunnel {
 }
 
 /// What could be read of a table, good or not.
-#[derive(Default)]
 struct Draft {
+    /// Where the table starts.
+    start: usize,
     texts: HashMap<&'static str, (String, usize)>,
 }
 
@@ -66,7 +67,7 @@ pub(super) fn read_tunnels(
 }
 
 fn draft(source: &Source, start: usize, table: &DeTable<'_>, problems: &mut Vec<Problem>) -> Draft {
-    let mut draft = Draft::default();
+    let mut draft = Draft { start, texts: HashMap::new() };
     let mut seen = Vec::new();
     for (name, value) in table {
         let Some(key) = FileKind::Client.key("tunnels", name.get_ref()) else {
@@ -198,8 +199,8 @@ impl Draft {
     }
 
     fn options(&self) -> Option<Options> {
-        let networks = self.texts.get("trusted_proxies").map(|(text, _)| text.as_str());
-        let networks: Vec<_> = networks.unwrap_or_default().split(',').collect();
+        let networks = self.texts.get("trusted_proxies").map(|(text, _)| text.split(','));
+        let networks: Vec<_> = networks.into_iter().flatten().map(str::trim).collect();
         let flow_idle = self.word::<String>("flow_idle")?;
         Some(Options {
             group: self.word("group"),
@@ -207,7 +208,7 @@ impl Draft {
             max_flows: self.word("max_flows")?,
             oversize: self.word("oversize")?,
             proxy_protocol: self.word("proxy_protocol")?,
-            trusted_proxies: parse_networks(&networks).unwrap_or_default(),
+            trusted_proxies: parse_networks(&networks).ok()?,
         })
     }
 
@@ -233,7 +234,7 @@ impl Draft {
                 SpecError::Unequal { .. } => "bind",
                 SpecError::TextHeaderUdp => "proxy_protocol",
             };
-            let at = self.texts.get(key).map_or(0, |(_, at)| *at);
+            let at = self.texts.get(key).map_or(self.start, |(_, at)| *at);
             return Some(Err(Problem::new(source.place(at), format!("tunnels.{key}: {error}"))));
         }
         let lines = self.texts.iter().map(|(key, (_, at))| (*key, source.position(*at).0));
