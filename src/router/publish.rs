@@ -46,7 +46,7 @@ pub(super) struct Server {
     pub(super) client: String,
 }
 
-/// Holds a published port for one tunnel of one session; dropped, the tunnel serves it no longer.
+/// Holds a published port for one tunnel of one session; dropped, the tunnel serves it no longer. [RVS-6]
 #[derive(Debug)]
 pub(super) struct Publication {
     shared: Arc<Shared>,
@@ -77,14 +77,14 @@ impl Published {
         let mut routes = Routes::new(memory);
         routes.reserve(store.leases().await?, now);
         let (changed, leases) = mpsc::channel(CHANGES);
-        tasks.spawn("leases", write_down(store.clone(), leases));
+        tasks.spawn("leases", write_down(store.clone(), leases, tasks.token().clone()));
         Ok(Self { routes: Mutex::new(routes), listening: Mutex::default(), changed })
     }
 
     /// Nobody waits for the disk: a lease that is not written is lost with the router, and the port with it to whoever
-    /// asks first.
+    /// asks first. What ends after the router's own end need not be: the next start takes it for released.
     fn remember(&self, lease: Lease) {
-        if let Err(error) = self.changed.try_send(lease) {
+        if let Err(error @ mpsc::error::TrySendError::Full(_)) = self.changed.try_send(lease) {
             tracing::warn!(%error, "a published port is not written down");
         }
     }
@@ -279,9 +279,17 @@ fn tell_replaced(tasks: &Tasks, server: Server, by: &str, addr: SocketAddr) {
     });
 }
 
-/// Writes leases down until the router is gone.
-async fn write_down(store: Store, mut leases: mpsc::Receiver<Lease>) {
-    while let Some(lease) = leases.recv().await {
+/// Writes leases down until the router is gone, and then those that wait.
+async fn write_down(store: Store, mut leases: mpsc::Receiver<Lease>, stop: CancellationToken) {
+    loop {
+        let lease = tokio::select! {
+            Some(lease) = leases.recv() => lease,
+            () = stop.cancelled(), if !leases.is_closed() => {
+                leases.close();
+                continue;
+            }
+            else => return,
+        };
         if let Err(error) = store.save_lease(lease, now()).await {
             tracing::warn!(%error, "a published port is not written down");
         }
