@@ -3,6 +3,7 @@
 //! No daemon and no decision: records, locks, and JSON-RPC from a socket to a channel that the roles answer.
 //! Implements "Processes and the registry" and the control socket (`proto-spec/control.md`).
 
+mod admission;
 mod answer;
 mod ask;
 mod claim;
@@ -21,9 +22,10 @@ mod socket;
 mod strict;
 mod supervision;
 
+pub use admission::{ClientStatus, Invitation, IssuedToken, TokenStatus};
 pub use answer::{
-    ClientStatus, ConnectionStatus, Invitation, IssuedToken, PacketStatus, Probe, PublishedStatus,
-    Refusal, RouterStatus, RouterView, SessionStatus, TlsStatus, TokenStatus, TunnelStatus,
+    ConnectionStatus, PacketStatus, Probe, PublishedStatus, Refusal, RouterStatus, RouterView,
+    SessionStatus, TlsStatus, TunnelStatus,
 };
 pub use ask::{CallError, ControlClient, ask, ask_all};
 pub use claim::{Claim, ClaimError};
