@@ -13,9 +13,10 @@ use conduit::identity::{
 };
 use conduit::tunnel::{Identity, ParseIdentityError};
 use conduit::wire::{
-    Accepted, Authenticate, Control, Declare, Declared, Delivered, FrameError, Framed, GoAway,
-    Hello, StreamAnswer, StreamHeader, Unsupported, Withdraw, check_version, control::Message,
-    decode, encode, split_frame,
+    Accepted, Authenticate, Control, Datagram, DatagramError, Declare, Declared, Delivered,
+    FlowClose, FlowOpen, Fragment, FrameError, Framed, GoAway, Hello, Replaced, StreamAnswer,
+    StreamHeader, Unsupported, Withdraw, check_version, control::Message, decode, encode,
+    put_fragment, put_whole, split_frame,
 };
 use data_encoding::HEXLOWER;
 use serde_json::{Value, json};
@@ -65,7 +66,7 @@ fn messages_have_the_fields_and_the_bytes_of_the_vectors() {
         assert_eq!(again, bytes, "{kind}: {name}");
         *kinds.entry(kind).or_default() += 1;
     }
-    assert_eq!(kinds.len(), 10, "a kind of message has no vector: {kinds:?}");
+    assert_eq!(kinds.len(), 13, "a kind of message has no vector: {kinds:?}");
 }
 
 /// [STR-1] [STR-2] [STR-4]
@@ -84,6 +85,56 @@ fn headers_and_answers_are_followed_by_their_payload() {
         assert_eq!(json!(answer.code), vector["code"]);
         assert_eq!(answer.message, text(&vector, "message"));
         assert_eq!(&buffer[..], hex(&vector, "payload"));
+    }
+}
+
+/// [FLW-1] [FLW-2]
+#[test]
+fn datagrams_have_the_fields_and_the_bytes_of_the_vectors() {
+    let file = read("datagrams");
+    let read_as = |vector: &Value, member: &str| Datagram::decode(hex(vector, member).into());
+    for vector in vectors(&file, "whole") {
+        let flow = text(&vector, "flow").parse().expect("a number");
+        let payload = Bytes::from(hex(&vector, "payload"));
+        let mut again = BytesMut::new();
+        put_whole(flow, &mut again);
+        again.extend_from_slice(&payload);
+        assert_eq!(read_as(&vector, "bytes"), Ok(Datagram::Whole { flow, payload }));
+        assert_eq!(&again[..], hex(&vector, "bytes"), "{}", text(&vector, "name"));
+    }
+    for vector in vectors(&file, "pieces") {
+        let small = |member: &str| vector[member].as_u64().expect(member) as u16;
+        let piece = Fragment {
+            flow: text(&vector, "flow").parse().expect("a number"),
+            packet: text(&vector, "packet").parse().expect("a number"),
+            index: small("index") as u8,
+            count: small("count") as u8,
+            total: small("total"),
+            payload: hex(&vector, "payload").into(),
+        };
+        let mut again = BytesMut::new();
+        put_fragment(&piece, &mut again);
+        assert_eq!(read_as(&vector, "bytes"), Ok(Datagram::Fragment(piece)));
+        assert_eq!(&again[..], hex(&vector, "bytes"), "{}", text(&vector, "name"));
+    }
+    for vector in vectors(&file, "longer") {
+        let datagram = read_as(&vector, "bytes");
+        assert!(datagram.is_ok(), "{}: {datagram:?}", text(&vector, "name"));
+        assert_eq!(datagram, read_as(&vector, "same_as"), "{}", text(&vector, "name"));
+    }
+}
+
+/// [FLW-2] [FLW-3]
+#[test]
+fn malformed_datagrams_are_refused_for_the_reason_of_the_vectors() {
+    for vector in vectors(&read("datagrams"), "refused") {
+        let error = match Datagram::decode(hex(&vector, "bytes").into()) {
+            Err(DatagramError::Short) => "Short",
+            Err(DatagramError::Kind(_)) => "Kind",
+            Err(DatagramError::Piece) => "Piece",
+            Ok(_) => "read",
+        };
+        assert_eq!(error, text(&vector, "error"), "{}", text(&vector, "name"));
     }
 }
 
@@ -284,6 +335,14 @@ fn describe(message: &Message) -> (&'static str, Value) {
         Message::Withdraw(Withdraw { tunnel }) => ("Withdraw", json!({"tunnel": tunnel})),
         Message::Delivered(report) => ("Delivered", describe_delivered(report)),
         Message::GoAway(leave) => ("GoAway", describe_go_away(leave)),
+        Message::Replaced(Replaced { tunnel, by, since }) => {
+            ("Replaced", json!({"tunnel": tunnel, "by": by, "since": since}))
+        }
+        Message::FlowOpen(open) => ("FlowOpen", describe_flow_open(open)),
+        Message::FlowClose(FlowClose { flow, code, message }) => {
+            let fields = json!({"flow": flow.to_string(), "code": code, "message": message});
+            ("FlowClose", fields)
+        }
     }
 }
 
@@ -323,7 +382,10 @@ fn describe_declare(declare: &Declare) -> Value {
     json!({
         "version": declare.version, "requires": declare.requires, "tunnel": declare.tunnel,
         "name": declare.name, "direction": declare.direction, "protocol": declare.protocol,
-        "bind": declare.bind, "sources": declare.sources,
+        "bind": declare.bind, "sources": declare.sources, "group": declare.group,
+        "proxy_protocol": declare.proxy_protocol, "max_flows": declare.max_flows,
+        "flow_idle_ms": declare.flow_idle_ms.to_string(), "oversize": declare.oversize,
+        "trusted_proxies": declare.trusted_proxies,
     })
 }
 
@@ -350,7 +412,15 @@ fn describe_header(header: &StreamHeader) -> Value {
     json!({
         "version": header.version, "requires": header.requires, "tunnel": header.tunnel,
         "token": header.token.to_string(), "class": header.class, "target": header.target,
-        "visitor": header.visitor,
+        "visitor": header.visitor, "visited": header.visited, "flow": header.flow.to_string(),
+    })
+}
+
+fn describe_flow_open(open: &FlowOpen) -> Value {
+    json!({
+        "flow": open.flow.to_string(), "tunnel": open.tunnel, "visitor": open.visitor,
+        "visited": open.visited,
+        "payload": open.payload.as_ref().map(|payload| HEXLOWER.encode(payload)),
     })
 }
 
@@ -384,7 +454,8 @@ type Lists = &'static [(&'static str, usize)];
 
 /// Every file with its lists: nothing passes because nothing was there.
 const FILES: &[(&str, Lists)] = &[
-    ("messages", &[("vectors", 27)]),
+    ("messages", &[("vectors", 37)]),
+    ("datagrams", &[("whole", 4), ("pieces", 5), ("longer", 2), ("refused", 15)]),
     ("streams", &[("headers", 3), ("answers", 2)]),
     ("malformed", &[("refused", 15), ("read", 4), ("versions", 5)]),
     ("tickets", &[("vectors", 3), ("refused", 18)]),
