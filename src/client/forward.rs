@@ -99,7 +99,7 @@ impl User {
             class: StreamClass::Connect.into(),
             ..StreamHeader::default()
         };
-        // Who uses the tunnel is told to nobody who was not meant to hear it.
+        // Who uses the tunnel is told to nobody who was not meant to hear it. [RVS-9]
         if settings.tunnel.options.proxy_protocol != ProxyProtocol::Off {
             (header.visitor, header.visited) = (visitor.to_string(), visitor.visited());
         }

@@ -35,7 +35,7 @@ impl From<Visit> for Visitor {
 }
 
 /// Finds out who is behind `peer`: when it is a front end in `trusted`, it has to say so in a PROXY header. Returns also
-/// what came along after that. An error has reset the connection. Not cancel-safe.
+/// what came along after that. An error has reset the connection. Not cancel-safe. [RVS-8]
 pub async fn introduced(
     mut stream: Stream,
     peer: Peer,

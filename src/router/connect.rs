@@ -68,7 +68,7 @@ pub(super) fn decide(
     }
 }
 
-/// What a stream wants dialled, and what goes in front of its first byte.
+/// What a stream wants dialled, and what goes in front of its first byte. [RVS-9]
 fn wanted(client: &Client, header: &StreamHeader) -> Result<(Target, Vec<u8>), String> {
     let tunnels = client.tunnels();
     let found = tunnels.get(&header.tunnel).filter(|tunnel| tunnel.protocol == Protocol::Tcp);

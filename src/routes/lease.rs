@@ -28,7 +28,7 @@ pub struct Lease {
 }
 
 impl Holder {
-    /// Whether both serve side by side.
+    /// Whether both serve side by side. [RVS-5]
     pub(super) fn joins(&self, other: &Self) -> bool {
         let same_tunnel = self.identity == other.identity && self.name == other.name;
         same_tunnel && self.group.is_some() && self.group == other.group

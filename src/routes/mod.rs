@@ -2,7 +2,7 @@
 //!
 //! Pure: it binds nothing, tells nobody and reads no clock. What follows from a change is in what the change returns,
 //! and the caller does it; `store` remembers the leases across restarts.
-//! Implements the take-over that `proto-spec/session.md`, "Reserved", keeps the message `Replaced` for.
+//! Implements `proto-spec/reverse.md`, "Publishing a port".
 
 mod lease;
 mod route;
@@ -187,7 +187,7 @@ impl<S: Clone> Routes<S> {
         self.entries.values().filter(|entry| entry.holder.identity == identity).count()
     }
 
-    /// The server for the next visitor: each in turn.
+    /// The server for the next visitor: each in turn. [RVS-5]
     pub fn pick(&mut self, route: &Route) -> Option<S> {
         let servers = &mut self.entries.get_mut(route)?.servers;
         let server = servers.front()?.handle.clone();

@@ -194,7 +194,7 @@ impl Session {
         self.0.outbox.try_send(event.into()).is_ok()
     }
 
-    /// Lets the peer open streams; a client's session takes none before.
+    /// Lets the peer open streams; a client's session takes none before. [RVS-7]
     pub fn welcome_streams(&self) {
         self.0.connection.allow_streams(self.0.credit.first());
     }

@@ -214,7 +214,7 @@ impl Flow {
         self.preface.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// The first packet with what goes before it, then the others.
+    /// The first packet with what goes before it, then the others. [FLW-13]
     fn deliver_first(&self, preface: &[u8], bytes: &[u8], size: usize) {
         let (first, rest) = bytes.split_at(size.min(bytes.len()));
         let first = [preface, first].concat();

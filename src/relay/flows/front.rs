@@ -149,7 +149,7 @@ impl Front {
     }
 
     /// Who the sender is and where it sent to, and the packet; by the word of a front end that is trusted. `None` when
-    /// that word makes no sense.
+    /// that word makes no sense. [FLW-14]
     fn introduced(
         &self,
         newcomer: &Newcomer,
