@@ -42,6 +42,7 @@ async fn main() -> Result<(), Failure> {
         session: session::Settings::default(),
         relay: relay::Settings::default(),
         dial: ends::DialSettings::default(),
+        lease: Duration::from_secs(24 * 60 * 60),
     })
     .await?;
     let address = router.local_addr().into();
@@ -79,14 +80,16 @@ async fn main() -> Result<(), Failure> {
         session: session::Settings::default(),
         relay: relay::Settings::default(),
         sockets: SocketSettings::default(),
+        dial: ends::DialSettings::default(),
         max_connections: 1_000,
         outage_wait: Duration::from_secs(10),
     })
     .await?;
-    println!("tunnel   {} → {source}  ready in {:?}", client.local_addr(), client.ready_in());
+    let users = client.local_addr().ok_or("users connect to no Unix socket here")?;
+    println!("tunnel   {users} → {source}  ready in {:?}", client.ready_in());
 
     // A connection through it.
-    let mut near = TcpStream::connect(client.local_addr()).await?;
+    let mut near = TcpStream::connect(users).await?;
     near.write_all(b"hello").await?;
     let (mut far, _) = target.accept().await?;
     let mut bytes = [0; 5];

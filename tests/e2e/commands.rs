@@ -42,7 +42,7 @@ fn version_and_help_need_no_home() {
     assert_eq!(json["schema"], "conduit.version/1");
     for command in [
         "init", "start", "up", "down", "router", "list", "kill", "status", "logs", "config",
-        "version", "demo",
+        "version", "demo", "connect",
     ] {
         client.conduit(&[command, "--help"]).succeeds().prints("Usage");
     }
@@ -57,9 +57,15 @@ fn a_wrong_command_line_is_2_and_an_error_in_json_has_its_schema() {
     let client = world.client("C");
     client.conduit(&["no-such-command"]).exits(2);
     client.conduit(&["start"]).exits(2).says("--source");
-    client
-        .conduit(&["start", "--source", "a:1", "--bind", "127.0.0.1:0", "--protocol", "udp"])
-        .exits(2);
+    for (source, bind, protocol, words) in [
+        ("a:1", "127.0.0.1:0", "sctp", "tcp, udp"),
+        ("unix:/run/dns", "127.0.0.1:0", "udp", "Unix socket"),
+        ("a:1", "unix:/run/dns", "udp", "Unix socket"),
+        ("a:1-2", "4001-4003", "udp", "3 ports"),
+    ] {
+        let ends = ["start", "--source", source, "--bind", bind, "--protocol", protocol];
+        client.conduit(&ends).exits(2).says(words);
+    }
     client.conduit(&["kill"]).exits(2);
     let outcome = client.conduit(&["kill", "--tunnel", "nobody", "-o", "json"]).exits(1);
     let error = outcome.error_json();

@@ -269,5 +269,6 @@ fn wrong_values() -> Vec<(&'static str, &'static str, &'static str)> {
     add("listen", "bind", &["\"\"", "\"nowhere\"", "\"0.0.0.0:65536\""]);
     add("limits", "max_clients", &["0", "-1", "100001"]);
     add("limits", "dial_timeout", &["\"0s\"", "\"1h\"", "10"]);
+    add("limits", "lease", &["\"0s\"", "\"2years\"", "10"]);
     cases
 }

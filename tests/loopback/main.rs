@@ -7,6 +7,7 @@
 
 mod admission;
 mod bytes;
+mod declarations;
 mod endings;
 mod hostile;
 mod isolation;

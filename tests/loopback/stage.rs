@@ -1,6 +1,7 @@
 //! A router, clients and targets within this process.
 
 use std::net::SocketAddr;
+use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -53,6 +54,7 @@ impl Stage {
             session: session::Settings::default(),
             relay: relay::Settings::default(),
             dial: ends::DialSettings::default(),
+            lease: Duration::from_secs(60),
         };
         change(&mut settings);
         let transport = settings.transport.clone();
@@ -71,7 +73,7 @@ impl Stage {
     }
 
     /// The owner's tunnel to `source`.
-    pub(crate) async fn tunnel_to(&self, source: SocketAddr) -> client::Running {
+    pub(crate) async fn tunnel_to(&self, source: SocketAddr) -> Tunnel {
         self.tunnel_with(source, |_| {}).await
     }
 
@@ -80,7 +82,7 @@ impl Stage {
         &self,
         source: SocketAddr,
         change: impl FnOnce(&mut client::Settings),
-    ) -> client::Running {
+    ) -> Tunnel {
         self.try_tunnel(source, change).await.expect("a tunnel")
     }
 
@@ -89,7 +91,7 @@ impl Stage {
         &self,
         source: SocketAddr,
         change: impl FnOnce(&mut client::Settings),
-    ) -> Result<client::Running, client::StartError> {
+    ) -> Result<Tunnel, client::StartError> {
         let tunnel = TunnelSpec {
             name: name("tunnel"),
             direction: Direction::Forward,
@@ -113,11 +115,12 @@ impl Stage {
             session: session::Settings::default(),
             relay: relay::Settings::default(),
             sockets: SocketSettings::default(),
+            dial: ends::DialSettings::default(),
             max_connections: 16_384,
             outage_wait: Duration::from_secs(10),
         };
         change(&mut settings);
-        client::start(settings).await
+        client::start(settings).await.map(Tunnel)
     }
 
     /// The database, for who wants to break it.
@@ -128,6 +131,25 @@ impl Stage {
     /// The name under which the router knows a key of [`Stage::admits`].
     pub(crate) fn name_of(identity: Identity) -> Name {
         name(&format!("c{}", &identity.to_string()[5..25]))
+    }
+}
+
+/// A tunnel whose users connect to an address; ends when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Tunnel(client::Running);
+
+impl Tunnel {
+    /// Where users connect.
+    pub(crate) fn local_addr(&self) -> SocketAddr {
+        self.0.local_addr().expect("an address")
+    }
+}
+
+impl Deref for Tunnel {
+    type Target = client::Running;
+
+    fn deref(&self) -> &client::Running {
+        &self.0
     }
 }
 
