@@ -3,6 +3,7 @@
 //! The model knows nothing of addresses: a place is the set of sockets that it needs, as bits, and two places are in
 //! each other's way when they need the same one.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use conduit::routes::{ClaimError, Claimed, Holder, Lease, Route, Routes, ServerNumber};
@@ -25,6 +26,8 @@ struct World {
     /// Every claim that succeeded; its place in the list is the server.
     claims: Vec<Claim>,
     kept: Vec<Kept>,
+    /// Who was replaced at a place, by its sockets, and does not take it back from who is there.
+    replaced: HashMap<u16, Vec<Uuid>>,
 }
 
 struct Claim {
@@ -45,7 +48,8 @@ struct Kept {
 impl World {
     fn new() -> Self {
         let table = Routes::new(Duration::from_secs(MEMORY));
-        Self { table, now: 1_000, claims: Vec::new(), kept: Vec::new() }
+        let (claims, kept, replaced) = (Vec::new(), Vec::new(), HashMap::new());
+        Self { table, now: 1_000, claims, kept, replaced }
     }
 
     fn step(&mut self, [what, a, b, c]: [u8; 4]) {
@@ -75,8 +79,14 @@ impl World {
                         && claim.holder.identity == holder.identity)
                 );
             }
+            Err(ClaimError::Replaced { route: claimed }) => {
+                assert_eq!(claimed, route(place));
+                assert!(self.was_replaced(place, instance), "replaced by nobody");
+            }
+            Err(ClaimError::TooMany { most }) => panic!("{most} places are more than there are"),
             Ok(claimed) => {
                 assert!(!self.is_foreign(place, &holder), "taken from another identity");
+                assert!(!self.was_replaced(place, instance), "who was replaced took it back");
                 let claim =
                     Claim { number: claimed.number, place, holder, instance, is_live: true };
                 self.enter(claim, &claimed);
@@ -89,6 +99,9 @@ impl World {
         assert!(self.claims.iter().all(|claim| claim.number < new.number), "a number came again");
         let (mut replaced, mut superseded, mut closed) = (Vec::new(), Vec::new(), Vec::new());
         let is_new = !self.live().any(|claim| same(claim.place, new.place));
+        let sockets = PLACES[new.place].2;
+        let rivals = self.replaced.extract_if(|place, _| place & sockets != 0);
+        let mut gone: Vec<Uuid> = rivals.flat_map(|(_, instances)| instances).collect();
         for (server, claim) in self.claims.iter_mut().enumerate() {
             if !claim.is_live || !overlap(claim.place, new.place) {
                 continue;
@@ -100,7 +113,10 @@ impl World {
             match claim.instance == new.instance {
                 true => superseded.push(server),
                 false if replica => continue,
-                false => replaced.push(server),
+                false => {
+                    replaced.push(server);
+                    gone.push(claim.instance);
+                }
             }
             claim.is_live = false;
             if !same(claim.place, new.place) {
@@ -113,6 +129,8 @@ impl World {
         assert_eq!(sorted(&claimed.replaced), replaced);
         assert_eq!(sorted(&claimed.superseded), superseded);
         self.kept.retain(|kept| !overlap(kept.place, new.place));
+        gone.retain(|instance| *instance != new.instance);
+        self.replaced.insert(sockets, gone);
         self.claims.push(new);
     }
 
@@ -137,6 +155,7 @@ impl World {
         let before = self.kept.len();
         self.kept.retain(|kept| self.now < kept.since + MEMORY);
         assert_eq!(self.table.expire(self.now), before - self.kept.len());
+        self.forget();
     }
 
     fn free(&mut self, identity: Identity) {
@@ -150,6 +169,15 @@ impl World {
         for claim in &mut self.claims {
             claim.is_live &= claim.holder.identity != identity;
         }
+        self.forget();
+    }
+
+    /// A place that nobody has remembers nobody.
+    fn forget(&mut self) {
+        let live = self.claims.iter().filter(|claim| claim.is_live).map(|claim| claim.place);
+        let places = live.chain(self.kept.iter().map(|kept| kept.place));
+        let known: Vec<u16> = places.map(|place| PLACES[place].2).collect();
+        self.replaced.retain(|place, _| known.contains(place));
     }
 
     /// Nobody serves, everything is kept.
@@ -159,6 +187,7 @@ impl World {
         self.table = Routes::new(Duration::from_secs(MEMORY));
         self.table.reserve(leases, self.now);
         assert_eq!(self.table.leases().count(), count, "two leases were in each other's way");
+        self.replaced.clear();
         for claim in self.claims.drain(..).filter(|claim| claim.is_live) {
             if !self.kept.iter().any(|kept| same(kept.place, claim.place)) {
                 let Claim { place, holder, .. } = claim;
@@ -189,6 +218,16 @@ impl World {
 
     fn live(&self) -> impl Iterator<Item = &Claim> + Clone {
         self.claims.iter().filter(|claim| claim.is_live)
+    }
+
+    /// Whether somebody serves the place, or a part of it, who has taken that from this instance.
+    fn was_replaced(&self, place: usize, instance: Uuid) -> bool {
+        let is_there = |claim: &Claim| {
+            let replaced = self.replaced.get(&PLACES[claim.place].2);
+            overlap(claim.place, place)
+                && replaced.is_some_and(|instances| instances.contains(&instance))
+        };
+        self.live().any(is_there)
     }
 
     /// Whether another identity has the place or a part of it.
