@@ -2,6 +2,8 @@
 //!
 //! No body may panic for any input, and what is read must be written and read back the same.
 
+mod flow_table;
+mod packets;
 mod routes;
 
 use std::path::Path;
@@ -41,6 +43,9 @@ pub(crate) const TARGETS: &[Target] = &[
     ("server_hello", server_hello),
     ("proxy_header", proxy_header),
     ("routes", routes::routes),
+    ("datagram", packets::datagram),
+    ("reassembly", packets::reassembly),
+    ("flow_table", flow_table::flow_table),
 ];
 
 /// Runs the body of one target.

@@ -72,6 +72,20 @@ proptest::proptest! {
     ) {
         bodies::run("routes", &steps);
     }
+
+    #[test]
+    fn no_sequence_of_pieces_breaks_what_puts_them_together(
+        steps in proptest::collection::vec(proptest::num::u8::ANY, 0..400),
+    ) {
+        bodies::run("reassembly", &steps);
+    }
+
+    #[test]
+    fn no_sequence_of_senders_breaks_the_table_of_flows(
+        steps in proptest::collection::vec(proptest::num::u8::ANY, 0..1_200),
+    ) {
+        bodies::run("flow_table", &steps);
+    }
 }
 
 /// Places of one input that are changed.
