@@ -12,6 +12,7 @@ use super::reassembly::Reassembly;
 use super::table::Aging;
 use super::traffic::Loss;
 use super::{Flows, lock};
+use crate::session::OpenError;
 use crate::wire::{Code, Datagram};
 
 /// Reads until the session ends; then every flow of it is over.
@@ -20,7 +21,7 @@ pub(super) async fn receive(flows: Flows) {
     let mut reader = Reader { train: Train::default(), flows, reassembly: Reassembly::default() };
     let mut batch = Vec::new();
     let (mut taken, mut missed) = (0u64, Missed::default());
-    while reader.flows.session().datagrams(BATCH, &mut batch).await.is_ok() {
+    while reader.more(&mut batch).await.is_ok() {
         let (now, is_drained) = (now(), batch.len() < BATCH);
         taken += batch.len() as u64;
         for datagram in batch.drain(..) {
@@ -35,6 +36,8 @@ pub(super) async fn receive(flows: Flows) {
             tokio::task::yield_now().await;
         }
     }
+    // What was not whole by now never will be.
+    reader.rest(u64::MAX);
 }
 
 /// Every second: flows that were silent for too long, were killed, or are in the way of a stop. [FLW-10]
@@ -87,6 +90,16 @@ struct Reader {
 }
 
 impl Reader {
+    /// Waits for datagrams. While some packet is not whole, no longer than that is waited for: nothing need come any
+    /// more, and it is to be given up all the same.
+    async fn more(&self, batch: &mut Vec<Bytes>) -> Result<(), OpenError> {
+        let datagrams = self.flows.session().datagrams(BATCH, batch);
+        match self.reassembly.bytes() {
+            0 => datagrams.await,
+            _ => tokio::time::timeout(SWEEP, datagrams).await.unwrap_or(Ok(())),
+        }
+    }
+
     /// [FLW-1] [FLW-2] [FLW-3]
     fn take(&mut self, datagram: Bytes, now: u64) {
         let traffic = self.flows.traffic();
