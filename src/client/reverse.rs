@@ -122,7 +122,9 @@ pub(super) fn flow(shared: &Arc<Shared>, tasks: &Tasks, flows: &Flows, open: Flo
         Err(reason) => return opening.refuse(Code::Denied, &reason),
     };
     let (shared, tunnel) = (Arc::clone(shared), opening.open.tunnel);
-    if shared.table.active() >= shared.settings.max_connections || shared.accepting.is_cancelled() {
+    let is_full = shared.table.active() >= shared.settings.max_connections
+        || opening.exceeds(shared.settings.tunnel.options.max_flows);
+    if is_full || shared.accepting.is_cancelled() {
         return opening.refuse(Code::Limit, "as many connections as there may be");
     }
     tasks.spawn_until_cancelled("open flow", async move {

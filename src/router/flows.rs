@@ -21,7 +21,7 @@ pub(super) fn open(client: &Arc<Client>, message: FlowOpen) {
     let Some(opening) = client.flows.announced(message) else {
         return tracing::debug!(client = %client.name, "a flow's number is none that may come now");
     };
-    let wanted = match wanted(client, &opening.open) {
+    let wanted = match wanted(client, &opening) {
         Ok(wanted) => wanted,
         Err((code, reason)) => return refuse(client, opening, "?", code, &reason),
     };
@@ -30,7 +30,8 @@ pub(super) fn open(client: &Arc<Client>, message: FlowOpen) {
     tasks.spawn_until_cancelled("open flow", async move { dial(&client, opening, wanted).await });
 }
 
-fn wanted(client: &Client, open: &FlowOpen) -> Result<Wanted, (Code, String)> {
+fn wanted(client: &Client, opening: &Opening) -> Result<Wanted, (Code, String)> {
+    let open = &opening.open;
     let settings = &client.shared.settings;
     if client.shared.table.active() >= settings.max_connections {
         let reason =
@@ -43,7 +44,7 @@ fn wanted(client: &Client, open: &FlowOpen) -> Result<Wanted, (Code, String)> {
     let Some((tunnel, target)) = tunnel else {
         return Err((Code::Protocol, format!("UDP tunnel {} is not declared", open.tunnel)));
     };
-    if client.flows.of(open.tunnel) > tunnel.max_flows {
+    if opening.exceeds(tunnel.max_flows) {
         return Err((Code::Limit, "the tunnel has as many flows as it may".to_owned()));
     }
     let (rules, proxy_protocol) = (tunnel.rules, tunnel.proxy_protocol);

@@ -1,12 +1,14 @@
 //! UDP flows: packets of many senders through one session, each with a number instead of an address.
 //!
-//! [`front`] is the users' side (a listening socket, a table of senders), [`Flows::dial`] the targets' side (a socket
+//! [`front`] is the users' side (a listening socket, a table of senders), [`Opening`] the targets' side (a socket
 //! for each flow), and [`Flows`] what a session knows of both. Neither resolves nor decides: the roles do. Implements
 //! `proto-spec/flows.md`.
 
+mod counts;
 mod early;
 mod flow;
 mod front;
+mod opening;
 mod reassembly;
 mod receive;
 mod spill;
@@ -14,9 +16,7 @@ mod table;
 mod traffic;
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::net::SocketAddr;
-use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -25,19 +25,20 @@ use tokio_util::sync::CancellationToken;
 
 pub use flow::FlowRules;
 pub use front::{Destination, Front, front};
+pub use opening::Opening;
 pub use reassembly::Reassembly;
 pub use table::{ANSWERED_PATIENCE, Aging, FlowTable, PATIENCE, TableFull};
 pub use traffic::{Loss, Traffic, TrafficMetrics};
 
-use super::table as live;
 use super::{Faces, Table};
 use crate::ends::{UdpPort, Way};
 use crate::session::{DatagramRoom, Event, Incoming, SendDatagramError, Session};
 use crate::task::Tasks;
 use crate::tunnel::Protocol;
 use crate::wire::{Code, FlowClose, FlowOpen};
+use counts::Counts;
 use early::Early;
-use flow::{Flow, now};
+use flow::Flow;
 
 /// The flows of one session; a clone is another handle to the same.
 #[derive(Clone, Debug)]
@@ -53,8 +54,7 @@ struct Inner {
     open: Mutex<HashMap<u64, Arc<Flow>>>,
     /// Set when the session's reader has ended: what comes too late is over at once.
     is_over: AtomicBool,
-    /// Flows by the tunnel's number, those included that are about to be served.
-    counts: Mutex<HashMap<u32, usize>>,
+    counts: Counts,
     early: Mutex<Early>,
     /// Datagrams that were queued.
     pushed: AtomicU64,
@@ -78,15 +78,6 @@ pub struct Scope {
     pub stop: CancellationToken,
 }
 
-/// A flow that the peer wants served.
-#[derive(Debug)]
-pub struct Opening {
-    flows: Flows,
-    /// What the peer said.
-    pub open: FlowOpen,
-    is_served: bool,
-}
-
 impl Flows {
     /// The flows of a session that has just begun. Its datagrams are read from here on, until the session ends.
     pub fn start(
@@ -108,8 +99,8 @@ impl Flows {
             next: AtomicU64::new(first),
             open: Mutex::default(),
             is_over: AtomicBool::new(false),
-            counts: Mutex::default(),
-            early: Mutex::default(),
+            counts: Counts::default(),
+            early: Mutex::new(Early::new((first + 1) % 2)),
             pushed: AtomicU64::new(0),
         }));
         tasks.spawn_until_cancelled("datagrams", receive::receive(flows.clone()));
@@ -125,24 +116,6 @@ impl Flows {
     /// How many are open.
     pub fn len(&self) -> usize {
         self.open().len()
-    }
-
-    /// How many a tunnel has, those included that are about to be served.
-    pub fn of(&self, tunnel: u32) -> usize {
-        lock(&self.0.counts).get(&tunnel).copied().unwrap_or_default()
-    }
-
-    fn count(&self, tunnel: u32) {
-        *lock(&self.0.counts).entry(tunnel).or_default() += 1;
-    }
-
-    fn uncount(&self, tunnel: u32) {
-        if let Entry::Occupied(mut count) = lock(&self.0.counts).entry(tunnel) {
-            *count.get_mut() -= 1;
-            if *count.get() == 0 {
-                count.remove();
-            }
-        }
     }
 
     /// Whether none is open.
@@ -171,8 +144,9 @@ impl Flows {
             self.0.table.enter(Protocol::Udp, Faces::User, visitor.to_string(), &self.0.scope.stop);
         let way = (Arc::clone(port), Some(way));
         let flow = Arc::new(Flow::new(id, self.clone(), rules, way, entry, None));
-        self.count(rules.tunnel);
-        self.enter(Arc::clone(&flow));
+        self.0.counts.add(rules.tunnel);
+        self.open().insert(id, Arc::clone(&flow));
+        self.unless_over(id);
         let length = first.as_ref().map(Bytes::len);
         let message = FlowOpen {
             flow: id,
@@ -196,20 +170,13 @@ impl Flows {
         }
     }
 
-    /// The peer opens a flow: to be answered with [`Opening::serve`] or [`Opening::refuse`]. `None` when it breaks the
-    /// rules of numbers.
-    pub fn announced(&self, open: FlowOpen) -> Option<Opening> {
-        let is_theirs = open.flow % 2 != self.0.next.load(Ordering::Relaxed) % 2;
-        let announced = is_theirs && lock(&self.0.early).announced(open.flow);
-        announced.then(|| {
-            self.count(open.tunnel);
-            Opening { flows: self.clone(), open, is_served: false }
-        })
-    }
-
     /// The peer says that a flow is over.
     pub fn closed(&self, close: &FlowClose) {
-        let Some(flow) = self.forget(close.flow) else { return };
+        let Some(flow) = self.forget(close.flow) else {
+            // Its target may still be looked up, for nobody now.
+            let waiting = self.give_up(close.flow).unwrap_or_default();
+            return self.traffic().count_lost(Loss::UnknownFlow, waiting.len() as u64);
+        };
         let code = Code::from_number(close.code.into());
         let loss = match code {
             Code::Denied => Loss::Denied,
@@ -267,9 +234,8 @@ impl Flows {
         self.open().get(&id).cloned()
     }
 
-    fn enter(&self, flow: Arc<Flow>) {
-        let id = flow.id;
-        self.open().insert(id, flow);
+    /// Ends a flow that came after the end of all.
+    fn unless_over(&self, id: u64) {
         if self.0.is_over.load(Ordering::Acquire) {
             self.forget(id);
         }
@@ -278,7 +244,7 @@ impl Flows {
     /// Takes a flow out, which ends it; `None` when there is none.
     fn forget(&self, id: u64) -> Option<Arc<Flow>> {
         let flow = self.open().remove(&id)?;
-        self.uncount(flow.rules.tunnel);
+        self.0.counts.take(flow.rules.tunnel);
         flow.end();
         Some(flow)
     }
@@ -286,73 +252,6 @@ impl Flows {
     fn open(&self) -> MutexGuard<'_, HashMap<u64, Arc<Flow>>> {
         lock(&self.0.open)
     }
-}
-
-impl Opening {
-    /// Says no, and why.
-    pub fn refuse(mut self, code: Code, message: &str) {
-        let waiting = lock(&self.flows.0.early).settle(self.open.flow);
-        let lost = waiting.len() as u64 + u64::from(self.open.payload.take().is_some());
-        let loss = if code == Code::Denied { Loss::Denied } else { Loss::Unreachable };
-        self.flows.traffic().count_lost(loss, lost);
-        self.flows.say_closed(self.open.flow, code, message);
-    }
-
-    /// Serves the flow with a socket that is connected to its target. `entry` shows it in lists; `preface` goes in front
-    /// of the first packet.
-    pub fn serve(
-        mut self,
-        rules: FlowRules,
-        port: UdpPort,
-        entry: live::Entry,
-        preface: Option<Box<[u8]>>,
-    ) {
-        self.is_served = true;
-        let (flows, open) = (self.flows.clone(), std::mem::take(&mut self.open));
-        let port = Arc::new(port);
-        let way = (Arc::clone(&port), None);
-        let flow = Arc::new(Flow::new(open.flow, flows.clone(), rules, way, entry, preface));
-        flows.enter(Arc::clone(&flow));
-        let waiting = lock(&flows.0.early).settle(open.flow);
-        for packet in open.payload.into_iter().chain(waiting) {
-            flow.deliver(&packet, packet.len(), now());
-        }
-        // Its stop comes with everybody else's.
-        flows.tasks().spawn("flow", answers(flow));
-    }
-}
-
-impl Drop for Opening {
-    /// What is not served counts no longer, whatever became of it.
-    fn drop(&mut self) {
-        if !self.is_served {
-            self.flows.uncount(self.open.tunnel);
-            // Packets that are still to come are of no use.
-            lock(&self.flows.0.early).settle(self.open.flow);
-        }
-    }
-}
-
-/// Reads a target's packets until the flow is over. There is one of these for each flow: what it holds while it waits
-/// is most of what an idle flow costs.
-async fn answers(flow: Arc<Flow>) {
-    let mut stopped = pin!(flow.stop().cancelled());
-    loop {
-        let mut room = DatagramRoom::default();
-        let received = flow.port.receive(|arrived| {
-            let now = now();
-            arrived.packets().for_each(|packet| flow.send(packet, &mut room, now));
-        });
-        tokio::select! {
-            received = received => if let Err(error) = received {
-                flow.failed(&error);
-            },
-            () = &mut stopped => break,
-        }
-    }
-    flow.flows.traffic().count_lost(Loss::Overflow, flow.port.overflowed());
-    // Killed, unless it is over already.
-    flow.flows.close(flow.id, Code::Killed, "ended by an operator");
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
