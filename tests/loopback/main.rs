@@ -10,7 +10,9 @@ mod bytes;
 mod declarations;
 mod endings;
 mod hostile;
+mod hostile_flows;
 mod isolation;
+mod raw;
 mod stage;
 mod stranger;
 #[cfg(unix)]
