@@ -160,6 +160,13 @@ pub(super) async fn publish(
             released_at,
         });
     }
+    // Before anything can fail: whoever made way serves nothing any more.
+    for replaced in claimed.replaced {
+        tell_replaced(tasks, replaced, &client, addr);
+    }
+    for superseded in claimed.superseded {
+        superseded.session.close(Code::Done, "the same process has come back");
+    }
     if claimed.is_new {
         let listening = match socket.take() {
             Some(socket) => Ok(socket),
@@ -172,12 +179,6 @@ pub(super) async fn publish(
                 return Err(refusal);
             }
         }
-    }
-    for replaced in claimed.replaced {
-        tell_replaced(tasks, replaced, &client, addr);
-    }
-    for superseded in claimed.superseded {
-        superseded.session.close(Code::Done, "the same process has come back");
     }
     shared.published.remember(Lease { route, holder, released_at: None });
     Ok((bound, publication))
