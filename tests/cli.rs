@@ -556,7 +556,11 @@ fn json_documents_keep_their_shape() {
     let status = world.json("client", &["status"]);
     drop(stream);
     let ended = world.json("client", &["kill", "--tunnel", "web"]);
+    let ends = ["--source", &source, "--bind", "127.0.0.1:0", "--protocol", "udp", "--reverse"];
+    world.json("client", &[&["start", "--name", "dns"], &ends[..]].concat());
     let documents = [
+        ("published", world.json("client", &["list"])),
+        ("router_status", world.json("router", &["status"])),
         ("router", router),
         ("invite", invitation),
         ("start", started),
