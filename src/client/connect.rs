@@ -78,6 +78,8 @@ pub async fn enrol(
 pub(super) struct Established {
     pub(super) session: Session,
     pub(super) events: mpsc::Receiver<Event>,
+    /// What came before anybody was there to do it.
+    pub(super) early: Vec<Event>,
     pub(super) endpoint: Arc<ClientEndpoint>,
     pub(super) addr: HostPort,
 }
@@ -100,7 +102,8 @@ pub(super) async fn establish(
     let (session, events) = initiate(connection, keypair, introduction, settings, tasks)
         .await
         .map_err(|error| StartError::from_handshake(error, remote))?;
-    Ok(Established { session, events, endpoint: Arc::new(endpoint), addr })
+    let (early, endpoint) = (Vec::new(), Arc::new(endpoint));
+    Ok(Established { session, events, early, endpoint, addr })
 }
 
 async fn resolve(router: &RouterAddress) -> Result<Vec<(HostPort, SocketAddr)>, StartError> {

@@ -6,7 +6,7 @@ use super::StartError;
 use super::connect::Established;
 use crate::session::Event;
 use crate::tunnel::{Bind, Direction, Protocol, ProxyProtocol, Span, Target, TunnelSpec};
-use crate::wire::{self, Code, Declare, Declared, VERSION};
+use crate::wire::{self, Code, Declare, Declared, FlowClose, VERSION};
 
 /// The first number of the tunnels of this process; a row of ports has one for each. [SES-30]
 pub(super) const TUNNEL: u32 = 1;
@@ -41,7 +41,17 @@ pub(super) async fn declare(
                 Some(Event::Declared(declared)) => {
                     bound.push(judge(tunnel, bound.len(), declared)?);
                 }
-                Some(event) => tracing::debug!(?event, "unexpected message of the router"),
+                // The first ports of a row have visitors while the last ones are not published yet.
+                Some(event) if established.early.len() < EARLY_MOST => {
+                    established.early.push(event)
+                }
+                Some(Event::FlowOpen(open)) => {
+                    let code = Code::Limit.number() as u32;
+                    let close = FlowClose { flow: open.flow, code, ..FlowClose::default() };
+                    let said = established.session.say(Event::FlowClose(close)).await;
+                    said.map_err(|error| failed(error.to_string()))?;
+                }
+                Some(event) => tracing::debug!(?event, "one message too many of the router"),
                 None => return Err(failed(established.session.closed().await.reason)),
             }
         }
@@ -117,3 +127,6 @@ fn judge(tunnel: &TunnelSpec, index: usize, declared: Declared) -> Result<Bind, 
         _ => Err(StartError::Unsupported { reason }),
     }
 }
+
+/// Messages that are kept until the tunnel is declared: as many flows as may be about to open.
+const EARLY_MOST: usize = 1_024;

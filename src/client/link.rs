@@ -161,10 +161,10 @@ pub(super) async fn keep(shared: Arc<Shared>, tasks: Tasks, first: (Established,
     let (mut established, mut line) = first;
     loop {
         let version = established.session.terms().peer_version.clone();
-        let Established { events, addr, .. } = established;
+        let Established { events, early, addr, .. } = established;
         tracing::info!(router = %addr, version, carrier = super::CARRIER, "session up");
         shared.set_state(TunnelState::Ready);
-        let ending = until_end(&shared, &tasks, &line, events).await;
+        let ending = until_end(&shared, &tasks, &line, (early, events)).await;
         shared.link.line.send_replace(None);
         if shared.accepting.is_cancelled() {
             return;
@@ -201,12 +201,19 @@ async fn until_end(
     shared: &Arc<Shared>,
     tasks: &Tasks,
     line: &Line,
-    mut events: mpsc::Receiver<Event>,
+    (early, mut events): (Vec<Event>, mpsc::Receiver<Event>),
 ) -> Ending {
+    let mut early = early.into_iter();
     loop {
+        let next = async {
+            match early.next() {
+                Some(event) => Some(event),
+                None => events.recv().await,
+            }
+        };
         let event = tokio::select! {
             ended = line.session.closed() => return Ending::Lost(ended.reason),
-            event = events.recv() => event,
+            event = next => event,
         };
         match event {
             Some(Event::GoAway(leave)) => {

@@ -1,6 +1,7 @@
 //! What a router says to declarations, and to streams and flows for tunnels of another kind.
 
 use std::net::{SocketAddr, UdpSocket};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -196,6 +197,68 @@ async fn streams_and_flows_for_a_tunnel_of_another_kind_are_refused() {
     let connection = &talk.admitted.stranger.connection;
     assert!(connection.close_reason().is_none(), "refusals are no reason to hang up");
 }
+
+/// The router says that a flow begins while the client still waits to hear of the last ports.
+#[tokio::test]
+async fn a_visitor_who_comes_while_a_row_is_being_declared_is_served() {
+    let stage = Stage::new().await;
+    let service = tokio::net::UdpSocket::bind(("127.0.0.1", free_row()));
+    let service = service.await.expect("a socket");
+    let source = service.local_addr().expect("its address");
+    let echoing = tokio::spawn(async move {
+        let mut bytes = [0; 64];
+        while let Ok((length, from)) = service.recv_from(&mut bytes).await {
+            let _ = service.send_to(&bytes[..length], from).await;
+        }
+    });
+    let first = free_row();
+    let visitor = Arc::new(tokio::net::UdpSocket::bind("127.0.0.1:0").await.expect("a socket"));
+    let knocking = tokio::spawn({
+        let visitor = Arc::clone(&visitor);
+        async move {
+            loop {
+                let _ = visitor.send_to(b"knock", ("127.0.0.1", first)).await;
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        }
+    });
+    let tunnel = stage.tunnel_with(source, |settings| {
+        let last = first + ROW - 1;
+        let port = source.port();
+        settings.tunnel.direction = conduit::tunnel::Direction::Reverse;
+        settings.tunnel.protocol = conduit::tunnel::Protocol::Udp;
+        settings.tunnel.bind = format!("127.0.0.1:{first}-{last}").parse().expect("a row");
+        // Only the first port has visitors, and a service.
+        let sources = format!("127.0.0.1:{port}-{}", port + ROW - 1);
+        settings.tunnel.source = sources.parse().expect("a row");
+    });
+    let _tunnel = tunnel.await;
+    let mut bytes = [0; 64];
+    let answer = tokio::time::timeout(Duration::from_secs(10), visitor.recv_from(&mut bytes));
+    let (length, _) = answer.await.expect("served in time").expect("a packet");
+    assert_eq!(&bytes[..length], b"knock");
+    knocking.abort();
+    echoing.abort();
+}
+
+/// The first of [`ROW`] ports that are free, one after the other.
+fn free_row() -> u16 {
+    for _ in 0..1_000 {
+        let probe = UdpSocket::bind("127.0.0.1:0").expect("a port");
+        let first = probe.local_addr().expect("its address").port();
+        drop(probe);
+        let Some(last) = first.checked_add(ROW - 1) else { continue };
+        let row: Vec<_> =
+            (first..=last).map_while(|port| UdpSocket::bind(("127.0.0.1", port)).ok()).collect();
+        if row.len() == usize::from(ROW) {
+            return first;
+        }
+    }
+    panic!("no row of {ROW} free ports")
+}
+
+/// Long enough that packets come before the last port is published.
+const ROW: u16 = 200;
 
 fn forward(tunnel: u32) -> Declare {
     Declare {
