@@ -184,7 +184,8 @@ impl UdpPort {
         self.state.try_send(UdpSockRef::from(&self.socket), &transmit)
     }
 
-    /// Tells a user that what it sent to goes nowhere, where this process may: see [`icmp`].
+    /// Tells a user that what it sent to goes nowhere, where this process may: with ICMP, as a host on which no program
+    /// listens does.
     pub fn tell_unreachable(&self, way: Way) {
         let (user, local) = (canonical(way.to), visited(self.local, way.from));
         if let Err(error) = icmp::port_unreachable(user, local) {
