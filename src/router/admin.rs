@@ -2,12 +2,14 @@
 //! router runs.
 
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::now;
+use super::publish::Published;
 use super::sessions::Sessions;
 use crate::identity::{Ticket, TicketId, TicketSecret, Token};
 use crate::policy::{ParseRuleError, Permissions, Targets};
@@ -26,7 +28,9 @@ pub struct Admin {
     store: Store,
     identity: Identity,
     advertise: Vec<HostPort>,
+    /// Who is in, and what is published, where a router runs.
     sessions: Option<Sessions>,
+    published: Option<Arc<Published>>,
 }
 
 impl Admin {
@@ -39,9 +43,10 @@ impl Admin {
         store: Store,
         identity: Identity,
         advertise: Vec<HostPort>,
-        sessions: Option<Sessions>,
+        running: Option<(Sessions, Arc<Published>)>,
     ) -> Self {
-        Self { store, identity, advertise, sessions }
+        let (sessions, published) = running.unzip();
+        Self { store, identity, advertise, sessions, published }
     }
 
     /// The router's public key.
@@ -157,6 +162,10 @@ impl Admin {
             RpcError::new(RpcError::NOT_FOUND, format!("there is no active client named {name}"))
         })?;
         let closed = self.sessions.as_ref().map_or(0, |sessions| sessions.expel(client.identity));
+        match &self.published {
+            Some(published) => published.free(client.identity).await,
+            None => drop(self.store.free_leases(client.identity).await.map_err(failed)?),
+        }
         tracing::info!(client = %client.name, closed, "client revoked");
         Ok(json!({"sessions_closed": closed}))
     }
@@ -175,6 +184,9 @@ impl Admin {
         };
         sessions.ban(identity);
         let closed = sessions.expel(identity);
+        if let Some(published) = &self.published {
+            published.free(identity).await;
+        }
         tracing::error!(client = %name, closed, %error, "client revoked until the router ends only");
         failed(format!(
             "{error}; {closed} sessions of {name} were ended and its key is refused until this router ends: revoke \

@@ -106,7 +106,7 @@ struct Shared {
     endpoint: RouterEndpoint,
     admin: Admin,
     sessions: Sessions,
-    published: Published,
+    published: Arc<Published>,
     table: relay::Table,
     own: OwnSockets,
     metrics: status::Metrics,
@@ -135,12 +135,13 @@ pub async fn start(mut settings: Settings) -> Result<Running, StartError> {
     let tasks = Tasks::new();
     let sessions = Sessions::default();
     let published = Published::remembered(&settings.store, settings.lease, &tasks).await?;
+    let published = Arc::new(published);
     let shared = Arc::new(Shared {
         admin: Admin::new(
             settings.store.clone(),
             settings.keypair.identity(),
             settings.advertise.clone(),
-            Some(sessions.clone()),
+            Some((sessions.clone(), Arc::clone(&published))),
         ),
         own: OwnSockets::new(vec![local_addr], advertise::interfaces())
             .with_private(settings.private.iter().map(|folder| followed(folder)).collect()),

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use ipnet::IpNet;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -18,7 +18,7 @@ use crate::routes::{ClaimError, Holder, Lease, Route, Routes, ServerNumber};
 use crate::session::{Event, Session};
 use crate::store::{Store, StoreError};
 use crate::task::Tasks;
-use crate::tunnel::{Bind, Protocol};
+use crate::tunnel::{Bind, Identity, Protocol};
 use crate::wire::{Code, Replaced};
 
 use super::visitor;
@@ -29,8 +29,16 @@ pub(super) struct Published {
     routes: Mutex<Routes<Server>>,
     /// What ends the listener of a route.
     listening: Mutex<HashMap<Route, CancellationToken>>,
-    /// Leases that are to be written down, in their order.
-    changed: mpsc::Sender<Lease>,
+    /// What is to be written down, in its order.
+    changed: mpsc::Sender<Change>,
+}
+
+/// A change of the leases.
+#[derive(Debug)]
+enum Change {
+    Held(Lease),
+    /// An identity holds nothing any more; the answer says that this is written.
+    Freed(Identity, oneshot::Sender<()>),
 }
 
 /// A tunnel of a client that is in: where visitors of a port are handed to.
@@ -84,8 +92,23 @@ impl Published {
     /// Nobody waits for the disk: a lease that is not written is lost with the router, and the port with it to whoever
     /// asks first. What ends after the router's own end need not be: the next start takes it for released.
     fn remember(&self, lease: Lease) {
-        if let Err(error @ mpsc::error::TrySendError::Full(_)) = self.changed.try_send(lease) {
+        if let Err(error @ mpsc::error::TrySendError::Full(_)) =
+            self.changed.try_send(Change::Held(lease))
+        {
             tracing::warn!(%error, "a published port is not written down");
+        }
+    }
+
+    /// Takes every port from an identity that was revoked, and returns when that is written down. Its sessions are
+    /// closed already, or they would publish the ports again.
+    pub(super) async fn free(&self, identity: Identity) {
+        let served = self.routes().free(identity);
+        for route in &served {
+            self.silence(route);
+        }
+        let (written, is_written) = oneshot::channel();
+        if self.changed.send(Change::Freed(identity, written)).await.is_ok() {
+            let _ = is_written.await;
         }
     }
 
@@ -146,8 +169,14 @@ pub(super) async fn publish(
     let Claim { holder, instance, server, .. } = claim;
     let client = server.client.clone();
     let addr = server.session.connection().remote_addr();
-    let claimed =
-        shared.published.routes().claim(route.clone(), holder.clone(), instance, server, now());
+    let claimed = {
+        let mut routes = shared.published.routes();
+        // Who is revoked is closed first and loses its routes then: it must not get one in between.
+        if server.session.connection().close_reason().is_some() {
+            return Err((Code::Done, "the session is over".to_owned()));
+        }
+        routes.claim(route.clone(), holder.clone(), instance, server, now())
+    };
     let claimed = claimed.map_err(|error| refusal(&error))?;
     let number = claimed.number;
     let publication = Publication { shared: Arc::clone(shared), number };
@@ -280,20 +309,28 @@ fn tell_replaced(tasks: &Tasks, server: Server, by: &str, addr: SocketAddr) {
     });
 }
 
-/// Writes leases down until the router is gone, and then those that wait.
-async fn write_down(store: Store, mut leases: mpsc::Receiver<Lease>, stop: CancellationToken) {
+/// Writes changes down until the router is gone, and then those that wait.
+async fn write_down(store: Store, mut changes: mpsc::Receiver<Change>, stop: CancellationToken) {
     loop {
-        let lease = tokio::select! {
-            Some(lease) = leases.recv() => lease,
-            () = stop.cancelled(), if !leases.is_closed() => {
-                leases.close();
+        let change = tokio::select! {
+            Some(change) = changes.recv() => change,
+            () = stop.cancelled(), if !changes.is_closed() => {
+                changes.close();
                 continue;
             }
             else => return,
         };
-        if let Err(error) = store.save_lease(lease, now()).await {
+        let (outcome, written) = match change {
+            Change::Held(lease) => (store.save_lease(lease, now()).await, None),
+            Change::Freed(identity, written) => {
+                (store.free_leases(identity).await.map(drop), Some(written))
+            }
+        };
+        if let Err(error) = outcome {
             tracing::warn!(%error, "a published port is not written down");
         }
+        // Who waits for it may have gone.
+        let _ = written.map(|written| written.send(()));
     }
 }
 
@@ -312,7 +349,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// Visitors that may wait to be accepted; the system's own limit is below it on most hosts.
 const BACKLOG: u32 = 4_096;
-/// Leases that wait to be written: two for each tunnel that a thousand clients take up at once.
+/// Changes that wait to be written: two for each tunnel that a thousand clients take up at once.
 const CHANGES: usize = 4_096;
 /// A listener that was told to end has ended within a fraction of this second.
 const LISTEN_TRIES: u32 = 50;
