@@ -236,6 +236,9 @@ fn report(event: &Event, context: &Context) {
             warn(&format!("{name}: {failure}; again in {} ms", pause.as_millis()));
         }
         Event::Ended(name) => warn(&format!("{name} was ended, and stays so")),
+        Event::TakenOver(name, failure) => {
+            warn(&format!("{name} was taken over, and stays so: {failure}"));
+        }
         Event::Lost(name, failure) => warn(&format!("{name} cannot be kept: {failure}")),
     }
 }

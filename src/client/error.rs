@@ -89,7 +89,7 @@ pub enum StartError {
         reason: String,
     },
     /// Another process of this client has the tunnel now.
-    #[error("another process of this client took the tunnel over: {by}")]
+    #[error("{TAKEN_OVER}: {by}")]
     Replaced {
         /// Who and when.
         by: String,
@@ -115,6 +115,10 @@ pub enum StartError {
         reason: String,
     },
 }
+
+/// What the reason of a tunnel starts with that another process has now: whoever starts it again takes it back, and so
+/// would the other.
+pub const TAKEN_OVER: &str = "another process of this client took the tunnel over";
 
 impl StartError {
     /// What kind of failure it is.

@@ -24,7 +24,7 @@ use tokio::sync::{mpsc, watch};
 use uuid::Uuid;
 
 pub use connect::{Enrolled, RouterAddress, enrol};
-pub use error::{Failure, StartError};
+pub use error::{Failure, StartError, TAKEN_OVER};
 pub use once::{Once, once};
 pub(crate) use status::{packets, refusals, version};
 

@@ -15,7 +15,8 @@ use super::launch::{Launch, Ready};
 use super::reap::reap_orphans;
 use super::signals::Signals;
 use super::spawn::{Spawned, spawn};
-use crate::registry::{Entry, Registry, now_rfc3339};
+use crate::client::TAKEN_OVER;
+use crate::registry::{Entry, Record, Registry, now_rfc3339};
 use crate::task::Tasks;
 use crate::tunnel::{Name, TunnelState};
 
@@ -30,10 +31,12 @@ pub enum Event {
     Lost(Name, Failure),
     /// Somebody ended it, so it stays ended.
     Ended(Name),
+    /// Another process has it now, here or elsewhere: it stays ended, or both would take it from each other for ever.
+    TakenOver(Name, Failure),
 }
 
 /// Keeps all of them until a signal (drains, a second one ends at once), until one cannot be kept, or until
-/// somebody has ended them all.
+/// somebody has ended them all. That one was taken over is an error only when nothing else is left to keep.
 pub async fn supervise(
     launches: Vec<Launch>,
     mut signals: Signals,
@@ -53,16 +56,20 @@ pub async fn supervise(
     if std::process::id() == 1 {
         tasks.spawn_until_cancelled("reaper", reap_orphans());
     }
-    let mut lost = None;
+    let (mut lost, mut taken_over) = (None, None);
     let mut is_ending = false;
     loop {
         tokio::select! {
             event = events.recv() => {
                 let Some(event) = event else { break };
-                if let Event::Lost(_, failure) = &event {
-                    lost.get_or_insert(failure.clone());
-                    is_ending = true;
-                    tasks.token().cancel();
+                match &event {
+                    Event::Lost(_, failure) => {
+                        lost.get_or_insert(failure.clone());
+                        is_ending = true;
+                        tasks.token().cancel();
+                    }
+                    Event::TakenOver(_, failure) => taken_over = Some(failure.clone()),
+                    _ => {}
                 }
                 report(event);
             }
@@ -77,7 +84,7 @@ pub async fn supervise(
         }
     }
     tasks.shutdown(FAREWELL).await;
-    lost.map_or(Ok(()), Err)
+    lost.or(taken_over.filter(|_| !is_ending)).map_or(Ok(()), Err)
 }
 
 /// How the process of a tunnel ended.
@@ -132,6 +139,10 @@ impl Keeper {
                     failure
                 }
             };
+            if let Some(reason) = self.taken_over() {
+                let failure = Failure::new(Kind::Tunnel, "taken_over", reason);
+                return self.say(Event::TakenOver(name, failure)).await;
+            }
             if failure.is_permanent() || starts >= STARTS {
                 self.say(Event::Lost(name, failure)).await;
                 return;
@@ -152,11 +163,21 @@ impl Keeper {
 
     /// One that did not answer, or was not ready yet, cannot end as it is asked to.
     fn was_killed_on_purpose(&self) -> bool {
+        self.ended().is_some_and(|record| record.status == TunnelState::Stopped)
+    }
+
+    /// Why, if another process has the tunnel.
+    fn taken_over(&self) -> Option<String> {
+        self.ended()?.last_error.filter(|reason| reason.starts_with(TAKEN_OVER))
+    }
+
+    /// What the last process of ours has left.
+    fn ended(&self) -> Option<Record> {
         let registry = Registry::open_existing(&self.launch.home).ok().flatten();
         let entry = registry.and_then(|registry| registry.find(self.launch.spec.name.as_str()));
-        let Some(Entry::Ended(record)) = entry else { return false };
+        let Some(Entry::Ended(record)) = entry else { return None };
         let is_ours = record.supervisor.is_none_or(|pid| pid == std::process::id());
-        record.status == TunnelState::Stopped && is_ours && record.created_at >= self.since
+        (is_ours && record.created_at >= self.since).then_some(record)
     }
 
     /// Waits for the end of a tunnel.
