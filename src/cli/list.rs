@@ -192,8 +192,7 @@ fn table(rows: &[Row], with_reasons: bool) -> Table {
         ])
     };
     for Row { status, ended_at, is_silent } in rows {
-        let ends =
-            format!("{} → {}", or_dash(status.bind.as_ref()), or_dash(status.source.as_ref()));
+        let ends = ends(status);
         let shown = if *is_silent { "no answer".to_owned() } else { state(status.state) };
         let carrier = or_dash(status.carrier.as_ref());
         let id = status.id.to_string();

@@ -207,10 +207,11 @@ fn router_health(record: &Record, answer: Result<Value, CallError>) -> Health {
         Ok(value) => match serde_json::from_value::<RouterStatus>(value) {
             Ok(status) => {
                 let detail = format!(
-                    "{}/udp, {} clients connected, {} connections",
+                    "{}/udp, {} clients connected, {} connections, {} ports published",
                     status.bind,
                     status.sessions.len(),
-                    status.active_streams
+                    status.active_streams,
+                    status.published.iter().filter(|port| port.servers > 0).count()
                 );
                 let document = Report::Router(Box::new(status.clone()));
                 (status.state.is_serving(), state(status.state), detail, document)
