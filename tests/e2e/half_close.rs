@@ -1,14 +1,12 @@
 //! The ends of a connection: halves that close, and resets.
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::Shutdown;
 use std::sync::Mutex;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
-use socket2::SockRef;
-
-use crate::world::{Run, Service, World, echo, ends_with_reset, noise, sha256_of};
+use crate::world::{Run, Service, World, echo, ends_with_reset, noise, resets, sha256_of};
 
 #[test]
 fn h40_after_the_users_half_is_closed_100_mib_flow_back() {
@@ -121,10 +119,4 @@ fn echoes_again(world: &World) {
     let client = world.client("C");
     let tunnel = client.starts("after", target.addr());
     echo(&tunnel.connect(), b"still here").expect("the same bytes");
-}
-
-/// Closes with an RST.
-fn resets(stream: TcpStream) {
-    SockRef::from(&stream).set_linger(Some(Duration::ZERO)).expect("linger");
-    drop(stream);
 }

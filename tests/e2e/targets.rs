@@ -1,14 +1,13 @@
 //! Targets that cannot be reached, and what the user hears of it.
 
 use std::io::Write;
-use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{TcpListener, UdpSocket};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use socket2::{Domain, Socket, Type};
 
 use crate::world::{
-    Client, Router, Service, Tunnel, World, echo, ends_with_reset, in_namespace, within,
+    BlackHole, Client, Router, Service, Tunnel, World, echo, ends_with_reset, in_namespace, within,
 };
 
 #[test]
@@ -47,10 +46,10 @@ fn h61_a_target_that_was_down_is_reached_once_it_is_up() {
 #[test]
 fn h62_a_target_that_swallows_everything_is_given_up_after_the_limit() {
     let world = World::new();
-    let hole = BlackHole::dig();
+    let hole = BlackHole::dig("127.0.0.1:0");
     let router = world.router_with("[limits]\ndial_timeout = \"1s\"\n");
     let client = world.client("C");
-    let tunnel = client.joins(&router.invite(&[]), hole.addr);
+    let tunnel = client.joins(&router.invite(&[]), hole.addr());
     let start = Instant::now();
     is_reset_within(&tunnel, Duration::from_secs(4));
     assert!(start.elapsed() >= Duration::from_millis(900), "{:?}", start.elapsed());
@@ -60,9 +59,9 @@ fn h62_a_target_that_swallows_everything_is_given_up_after_the_limit() {
 #[test]
 fn h62_a_black_hole_slows_no_other_dial() {
     let world = World::new();
-    let hole = BlackHole::dig();
+    let hole = BlackHole::dig("127.0.0.1:0");
     let target = Service::echo();
-    let (_router, client, into_the_hole) = world.tunnel_to(hole.addr);
+    let (_router, client, into_the_hole) = world.tunnel_to(hole.addr());
     let _waiting: Vec<_> = (0..50).map(|_| into_the_hole.connect()).collect();
     let beside = client.starts("beside", target.addr());
     let start = Instant::now();
@@ -130,28 +129,6 @@ fn what_is_listed_is_reached_and_nothing_beside_it() {
     echo(&tunnel.connect(), b"listed").expect("the same bytes");
     client.start(other.addr()).args(["--name", "other"]).exits(77);
     assert_eq!(other.connects(), 0);
-}
-
-/// A listener whose queue is full: the kernel drops whatever else wants to connect, as a firewall would.
-struct BlackHole {
-    addr: SocketAddr,
-    _listener: Socket,
-    _queued: Vec<TcpStream>,
-}
-
-impl BlackHole {
-    fn dig() -> Self {
-        let listener = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
-        listener.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("a port");
-        listener.listen(1).expect("a short queue");
-        let addr = listener.local_addr().expect("an address").as_socket().expect("IPv4");
-        let mut queued = Vec::new();
-        while let Ok(stream) = TcpStream::connect_timeout(&addr, Duration::from_millis(300)) {
-            queued.push(stream);
-            assert!(queued.len() < 64, "the queue never fills");
-        }
-        Self { addr, _listener: listener, _queued: queued }
-    }
 }
 
 /// Answers on 127.0.0.1:53 of this namespace: `known.example` is 127.0.0.1, `many.example` is 100 addresses,

@@ -13,6 +13,15 @@ pub(crate) struct Client {
     home: Home,
 }
 
+/// The line of a `start` that succeeded.
+pub(crate) struct Line {
+    pub(crate) name: String,
+    /// Where users connect: an address, a row of ports or a Unix socket.
+    pub(crate) bind: String,
+    pub(crate) source: String,
+    pub(crate) pid: u32,
+}
+
 /// A tunnel process that was ready once.
 #[derive(Clone)]
 pub(crate) struct Tunnel {
@@ -63,25 +72,61 @@ impl Client {
         self.started(&self.start(source).args(["--name", name]).succeeds())
     }
 
+    /// `conduit start --reverse`: the router publishes `source` on a free port; more options may follow.
+    pub(crate) fn publish(&self, source: impl ToString) -> Run {
+        self.start(source).args(["--reverse"])
+    }
+
+    /// Enrolled before, it publishes `source`.
+    #[track_caller]
+    pub(crate) fn publishes(&self, name: &str, source: impl ToString) -> Tunnel {
+        self.started(&self.publish(source).args(["--name", name]).succeeds())
+    }
+
+    /// Enrols, and has no tunnel afterwards.
+    #[track_caller]
+    pub(crate) fn enrols(&self, ticket: &str) {
+        let tunnel = self.joins(ticket, "127.0.0.1:9");
+        self.conduit(&["kill", "--tunnel", &tunnel.name]).succeeds();
+    }
+
+    /// The same client, with its key and the routers that it knows, in another home.
+    pub(crate) fn moves_to(&self, home: Home) -> Self {
+        for file in ["client.key", "client.pub", "routers.toml"] {
+            fs::copy(self.home.join(file), home.join(file)).expect("a copy");
+        }
+        Self { home }
+    }
+
+    /// Its public key, as text.
+    pub(crate) fn identity(&self) -> String {
+        fs::read_to_string(self.home.join("client.pub")).expect("client.pub").trim().to_owned()
+    }
+
     /// What the line of a `start` that succeeded says:
     /// `  tcp-8080   127.0.0.1:8080 → 10.2.0.2:8080   ready (23 ms, quic)   pid 4711`.
     #[track_caller]
-    pub(crate) fn started(&self, outcome: &Outcome) -> Tunnel {
+    pub(crate) fn line(outcome: &Outcome) -> Line {
         let lines: Vec<_> = outcome.stdout.lines().filter(|line| line.contains('→')).collect();
         let [line] = lines[..] else { panic!("one line was expected: {outcome}") };
         let words: Vec<_> = line.split_whitespace().collect();
         assert!(words.len() >= 8 && words[2] == "→" && words[4] == "ready", "{outcome}");
         assert!(line.contains("quic)") && words[words.len() - 2] == "pid", "{outcome}");
-        Tunnel {
-            home: self.home.clone(),
+        let pid = words[words.len() - 1].parse();
+        Line {
             name: words[0].to_owned(),
-            bind: words[1]
-                .parse()
-                .unwrap_or_else(|_| panic!("a real port was expected: {outcome}")),
-            pid: words[words.len() - 1]
-                .parse()
-                .unwrap_or_else(|_| panic!("a pid was expected: {outcome}")),
+            bind: words[1].to_owned(),
+            source: words[3].to_owned(),
+            pid: pid.unwrap_or_else(|_| panic!("a pid was expected: {outcome}")),
         }
+    }
+
+    /// The tunnel of a `start` that succeeded.
+    #[track_caller]
+    pub(crate) fn started(&self, outcome: &Outcome) -> Tunnel {
+        let Line { name, bind, pid, .. } = Self::line(outcome);
+        let bind = bind.parse().unwrap_or_else(|_| panic!("a real port was expected: {outcome}"));
+        Tunnel { home: self.home.clone(), name, bind, pid }
     }
 
     /// The tunnels that `conduit list` knows.

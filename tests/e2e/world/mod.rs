@@ -3,6 +3,7 @@
 //! It knows the command line and the records, nothing of the library's insides. Everything it starts ends with it.
 
 mod client;
+mod haproxy;
 mod namespace;
 mod programs;
 mod router;
@@ -19,12 +20,13 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 pub(crate) use client::{Client, Tunnel};
+pub(crate) use haproxy::Haproxy;
 pub(crate) use namespace::in_namespace;
 pub(crate) use programs::{Nginx, Redis, Sshd};
 pub(crate) use router::Router;
 pub(crate) use run::{Outcome, Run, require};
-pub(crate) use services::Service;
-pub(crate) use stream::{echo, ends_with_reset, noise, sha256_of};
+pub(crate) use services::{BlackHole, Service, free_port, row_of_ports};
+pub(crate) use stream::{echo, ends_with_reset, noise, resets, said_at, said_within, sha256_of};
 pub(crate) use wait::{eventually, within};
 
 /// The binary under test.
@@ -90,6 +92,15 @@ impl World {
         let router = self.router();
         let client = self.client("C");
         let tunnel = client.joins(&router.invite(&[]), source);
+        (router, client, tunnel)
+    }
+
+    /// The same with the ends the other way round: the router publishes `source`.
+    pub(crate) fn publication_of(&self, source: impl ToString) -> (Router, Client, Tunnel) {
+        let router = self.router();
+        let client = self.client("C");
+        client.enrols(&router.invite(&[]));
+        let tunnel = client.publishes("published", source);
         (router, client, tunnel)
     }
 }
@@ -238,6 +249,11 @@ pub(crate) fn kill(pid: u32, signal: rustix::process::Signal) {
 pub(crate) fn runs(pid: u32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with(['Z', 'X']))
+}
+
+/// How many descriptors a process has open.
+pub(crate) fn open_files(pid: u32) -> usize {
+    fs::read_dir(format!("/proc/{pid}/fd")).expect("its descriptors").count()
 }
 
 /// The full figure with `CONDUIT_FULL=1`, the ordinary one else; prints which.

@@ -13,7 +13,10 @@ pub(crate) struct Nginx {
     folder: PathBuf,
 }
 
-pub(crate) struct Redis(Server);
+pub(crate) struct Redis {
+    server: Server,
+    folder: PathBuf,
+}
 
 pub(crate) struct Sshd {
     server: Server,
@@ -21,15 +24,15 @@ pub(crate) struct Sshd {
 }
 
 /// A server process; ends with this value.
-struct Server {
+pub(super) struct Server {
     process: Child,
-    addr: SocketAddr,
+    pub(super) addr: SocketAddr,
 }
 
 impl Server {
     /// Starts a server that has to be told its port. Somebody may take a free port before the server does: then
     /// another one.
-    fn start(name: &str, folder: &Path, run: impl Fn(u16) -> Run) -> Self {
+    pub(super) fn start(name: &str, folder: &Path, run: impl Fn(u16) -> Run) -> Self {
         for _ in 0..5 {
             let addr =
                 TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port");
@@ -105,21 +108,22 @@ impl Redis {
     pub(crate) fn start(world: &Path) -> Self {
         let folder = world.join("redis");
         fs::create_dir_all(&folder).expect("a folder");
-        Self(Server::start("redis-server", &folder, |port| {
-            let run = Run::program("redis-server").args([
-                "--bind",
-                "127.0.0.1",
-                "--save",
-                "",
-                "--appendonly",
-                "no",
-            ]);
-            run.args(["--port", &port.to_string(), "--dir"]).arg(&folder)
-        }))
+        let server = Server::start("redis-server", &folder, |port| {
+            Run::program("redis-server")
+                .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
+                .args(["--unixsocket", "redis.sock", "--port", &port.to_string(), "--dir"])
+                .arg(&folder)
+        });
+        Self { server, folder }
     }
 
     pub(crate) fn addr(&self) -> SocketAddr {
-        self.0.addr
+        self.server.addr
+    }
+
+    /// Where it listens besides.
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.folder.join("redis.sock")
     }
 }
 
@@ -159,25 +163,15 @@ impl Sshd {
 
     /// `scp` to `port` of 127.0.0.1; add source and destination.
     pub(crate) fn scp(&self, port: u16) -> Run {
-        let key = self.folder.join("user");
-        Run::program("scp")
-            .args([
-                "-q",
-                "-B",
-                "-o",
-                "StrictHostKeyChecking=no",
-                "-o",
-                "UserKnownHostsFile=/dev/null",
-            ])
-            .args([
-                "-o",
-                "IdentitiesOnly=yes",
-                "-o",
-                "LogLevel=ERROR",
-                "-P",
-                &port.to_string(),
-                "-i",
-            ])
-            .arg(key)
+        self.client("scp").args(["-q", "-B", "-P", &port.to_string()])
+    }
+
+    /// `ssh` or `scp` with the key that is let in, and no files of whoever runs the test.
+    pub(crate) fn client(&self, program: &str) -> Run {
+        let run = Run::program(program).args(["-F", "none", "-i"]).arg(self.folder.join("user"));
+        ["StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "IdentitiesOnly=yes"]
+            .into_iter()
+            .chain(["LogLevel=ERROR", "BatchMode=yes"])
+            .fold(run, |run, option| run.args(["-o", option]))
     }
 }

@@ -5,6 +5,9 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
+use std::time::Duration;
+
+use socket2::{Domain, Socket, Type};
 
 /// A TCP service on a free port of 127.0.0.1, a thread per connection; ends when it is dropped.
 pub(crate) struct Service {
@@ -54,6 +57,11 @@ impl Service {
         })
     }
 
+    /// Speaks and closes.
+    pub(crate) fn saying(text: &'static str) -> Self {
+        Self::start(move |stream| drop((&stream).write_all(text.as_bytes())))
+    }
+
     pub(crate) fn addr(&self) -> SocketAddr {
         self.addr
     }
@@ -70,4 +78,52 @@ impl Drop for Service {
         // Wakes the thread that accepts.
         let _ = TcpStream::connect(self.addr);
     }
+}
+
+/// A listener whose queue is full: the kernel drops whatever else wants to connect, as a firewall would.
+pub(crate) struct BlackHole {
+    addr: SocketAddr,
+    _listener: Socket,
+    _queued: Vec<TcpStream>,
+}
+
+impl BlackHole {
+    pub(crate) fn dig(place: &str) -> Self {
+        let place: SocketAddr = place.parse().expect("an address");
+        let listener =
+            Socket::new(Domain::for_address(place), Type::STREAM, None).expect("a socket");
+        listener.bind(&place.into()).expect("a port");
+        listener.listen(1).expect("a short queue");
+        let addr = listener.local_addr().expect("an address").as_socket().expect("an IP address");
+        let mut queued = Vec::new();
+        while let Ok(stream) = TcpStream::connect_timeout(&addr, Duration::from_millis(300)) {
+            queued.push(stream);
+            assert!(queued.len() < 64, "the queue never fills");
+        }
+        Self { addr, _listener: listener, _queued: queued }
+    }
+
+    pub(crate) fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+}
+
+/// A port of 127.0.0.1 that nobody has at the moment.
+pub(crate) fn free_port() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port")
+}
+
+/// Listeners on `count` ports of 127.0.0.1 that follow each other.
+pub(crate) fn row_of_ports(count: u16) -> Vec<TcpListener> {
+    let at = |port| TcpListener::bind(("127.0.0.1", port));
+    for _ in 0..100 {
+        let first = at(0).expect("a free port");
+        let port = first.local_addr().expect("its address").port();
+        let Some(last) = port.checked_add(count - 1) else { continue };
+        let rest: Result<Vec<_>, _> = (port + 1..=last).map(at).collect();
+        if let Ok(rest) = rest {
+            return std::iter::once(first).chain(rest).collect();
+        }
+    }
+    panic!("no {count} free ports in a row");
 }

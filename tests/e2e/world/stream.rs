@@ -1,10 +1,12 @@
 //! Bytes on sockets: patterns, checksums, and how a connection ends.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::thread;
+use std::time::Duration;
 
 use aws_lc_rs::digest::{Context, SHA256};
+use socket2::SockRef;
 
 /// Bytes that differ from position to position and from seed to seed (xorshift).
 pub(crate) fn noise(seed: u64, length: usize) -> Vec<u8> {
@@ -58,4 +60,24 @@ pub(crate) fn ends_with_reset(mut stream: &TcpStream) -> bool {
             Err(error) => panic!("neither an end nor a reset: {error}"),
         }
     }
+}
+
+/// Closes with an RST.
+pub(crate) fn resets(stream: TcpStream) {
+    SockRef::from(&stream).set_linger(Some(Duration::ZERO)).expect("linger");
+    drop(stream);
+}
+
+/// What is said there to somebody who says nothing; nothing when that is not over within two seconds.
+pub(crate) fn said_at(addr: SocketAddr) -> Option<String> {
+    said_within(Duration::from_secs(2), addr)
+}
+
+/// The same to somebody of another patience.
+pub(crate) fn said_within(patience: Duration, addr: SocketAddr) -> Option<String> {
+    let mut stream = TcpStream::connect_timeout(&addr, patience).ok()?;
+    stream.set_read_timeout(Some(patience)).expect("a timeout");
+    let mut said = String::new();
+    stream.read_to_string(&mut said).ok()?;
+    Some(said)
 }
