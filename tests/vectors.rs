@@ -2,6 +2,11 @@
 //! What is decoded here has the fields that the vector lists, and encoded again it is the vector's bytes.
 #![allow(clippy::disallowed_methods, clippy::disallowed_macros)]
 
+#[path = "vectors/datagrams.rs"]
+mod datagrams;
+#[path = "vectors/describe.rs"]
+mod describe;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,12 +18,11 @@ use conduit::identity::{
 };
 use conduit::tunnel::{Identity, ParseIdentityError};
 use conduit::wire::{
-    Accepted, Authenticate, Control, Datagram, DatagramError, Declare, Declared, Delivered,
-    FlowClose, FlowOpen, Fragment, FrameError, Framed, GoAway, Hello, Replaced, StreamAnswer,
-    StreamHeader, Unsupported, Withdraw, check_version, control::Message, decode, encode,
-    put_fragment, put_whole, split_frame,
+    Control, FrameError, Framed, StreamAnswer, StreamHeader, Unsupported, check_version, decode,
+    encode, split_frame,
 };
 use data_encoding::HEXLOWER;
+use describe::{describe, describe_header};
 use serde_json::{Value, json};
 
 #[test]
@@ -85,56 +89,6 @@ fn headers_and_answers_are_followed_by_their_payload() {
         assert_eq!(json!(answer.code), vector["code"]);
         assert_eq!(answer.message, text(&vector, "message"));
         assert_eq!(&buffer[..], hex(&vector, "payload"));
-    }
-}
-
-/// [FLW-1] [FLW-2]
-#[test]
-fn datagrams_have_the_fields_and_the_bytes_of_the_vectors() {
-    let file = read("datagrams");
-    let read_as = |vector: &Value, member: &str| Datagram::decode(hex(vector, member).into());
-    for vector in vectors(&file, "whole") {
-        let flow = text(&vector, "flow").parse().expect("a number");
-        let payload = Bytes::from(hex(&vector, "payload"));
-        let mut again = BytesMut::new();
-        put_whole(flow, &mut again);
-        again.extend_from_slice(&payload);
-        assert_eq!(read_as(&vector, "bytes"), Ok(Datagram::Whole { flow, payload }));
-        assert_eq!(&again[..], hex(&vector, "bytes"), "{}", text(&vector, "name"));
-    }
-    for vector in vectors(&file, "pieces") {
-        let small = |member: &str| vector[member].as_u64().expect(member) as u16;
-        let piece = Fragment {
-            flow: text(&vector, "flow").parse().expect("a number"),
-            packet: text(&vector, "packet").parse().expect("a number"),
-            index: small("index") as u8,
-            count: small("count") as u8,
-            total: small("total"),
-            payload: hex(&vector, "payload").into(),
-        };
-        let mut again = BytesMut::new();
-        put_fragment(&piece, &mut again);
-        assert_eq!(read_as(&vector, "bytes"), Ok(Datagram::Fragment(piece)));
-        assert_eq!(&again[..], hex(&vector, "bytes"), "{}", text(&vector, "name"));
-    }
-    for vector in vectors(&file, "longer") {
-        let datagram = read_as(&vector, "bytes");
-        assert!(datagram.is_ok(), "{}: {datagram:?}", text(&vector, "name"));
-        assert_eq!(datagram, read_as(&vector, "same_as"), "{}", text(&vector, "name"));
-    }
-}
-
-/// [FLW-2] [FLW-3]
-#[test]
-fn malformed_datagrams_are_refused_for_the_reason_of_the_vectors() {
-    for vector in vectors(&read("datagrams"), "refused") {
-        let error = match Datagram::decode(hex(&vector, "bytes").into()) {
-            Err(DatagramError::Short) => "Short",
-            Err(DatagramError::Kind(_)) => "Kind",
-            Err(DatagramError::Piece) => "Piece",
-            Ok(_) => "read",
-        };
-        assert_eq!(error, text(&vector, "error"), "{}", text(&vector, "name"));
     }
 }
 
@@ -325,105 +279,6 @@ fn whole(buffer: &mut BytesMut, limit: usize) -> Bytes {
     }
 }
 
-fn describe(message: &Message) -> (&'static str, Value) {
-    match message {
-        Message::Hello(hello) => ("Hello", describe_hello(hello)),
-        Message::Authenticate(proof) => ("Authenticate", describe_authenticate(proof)),
-        Message::Accepted(accepted) => ("Accepted", describe_accepted(accepted)),
-        Message::Declare(declare) => ("Declare", describe_declare(declare)),
-        Message::Declared(declared) => ("Declared", describe_declared(declared)),
-        Message::Withdraw(Withdraw { tunnel }) => ("Withdraw", json!({"tunnel": tunnel})),
-        Message::Delivered(report) => ("Delivered", describe_delivered(report)),
-        Message::GoAway(leave) => ("GoAway", describe_go_away(leave)),
-        Message::Replaced(Replaced { tunnel, by, since }) => {
-            ("Replaced", json!({"tunnel": tunnel, "by": by, "since": since}))
-        }
-        Message::FlowOpen(open) => ("FlowOpen", describe_flow_open(open)),
-        Message::FlowClose(FlowClose { flow, code, message }) => {
-            let fields = json!({"flow": flow.to_string(), "code": code, "message": message});
-            ("FlowClose", fields)
-        }
-    }
-}
-
-fn describe_hello(hello: &Hello) -> Value {
-    json!({
-        "version": hello.version, "requires": hello.requires, "name": hello.name,
-        "instance": HEXLOWER.encode(&hello.instance), "group": hello.group,
-        "conduit_version": hello.conduit_version, "system": hello.system,
-    })
-}
-
-fn describe_authenticate(proof: &Authenticate) -> Value {
-    json!({
-        "signature": HEXLOWER.encode(&proof.signature),
-        "token_id": HEXLOWER.encode(&proof.token_id),
-        "token_proof": HEXLOWER.encode(&proof.token_proof),
-        "ticket_id": HEXLOWER.encode(&proof.ticket_id),
-        "ticket_proof": HEXLOWER.encode(&proof.ticket_proof),
-    })
-}
-
-fn describe_accepted(accepted: &Accepted) -> Value {
-    let permissions = accepted.permissions.as_ref();
-    let limits = accepted.limits.as_ref();
-    json!({
-        "version": accepted.version, "requires": accepted.requires, "name": accepted.name,
-        "session_id": HEXLOWER.encode(&accepted.session_id),
-        "permissions": permissions.map(|may| {
-            json!({"owner": may.owner, "targets": may.targets, "binds": may.binds})
-        }),
-        "limits": limits.map(|most| json!({"streams": most.streams, "undelivered": most.undelivered})),
-        "conduit_version": accepted.conduit_version,
-    })
-}
-
-fn describe_declare(declare: &Declare) -> Value {
-    json!({
-        "version": declare.version, "requires": declare.requires, "tunnel": declare.tunnel,
-        "name": declare.name, "direction": declare.direction, "protocol": declare.protocol,
-        "bind": declare.bind, "sources": declare.sources, "group": declare.group,
-        "proxy_protocol": declare.proxy_protocol, "max_flows": declare.max_flows,
-        "flow_idle_ms": declare.flow_idle_ms.to_string(), "oversize": declare.oversize,
-        "trusted_proxies": declare.trusted_proxies,
-    })
-}
-
-fn describe_declared(declared: &Declared) -> Value {
-    json!({
-        "tunnel": declared.tunnel, "bind": declared.bind, "code": declared.code,
-        "message": declared.message,
-    })
-}
-
-fn describe_delivered(report: &Delivered) -> Value {
-    let decimal = |numbers: &[u64]| -> Vec<String> { numbers.iter().map(u64::to_string).collect() };
-    json!({"tokens": decimal(&report.tokens), "offsets": decimal(&report.offsets)})
-}
-
-fn describe_go_away(leave: &GoAway) -> Value {
-    json!({
-        "code": leave.code, "message": leave.message, "spread_ms": leave.spread_ms,
-        "reconnect_now": leave.reconnect_now,
-    })
-}
-
-fn describe_header(header: &StreamHeader) -> Value {
-    json!({
-        "version": header.version, "requires": header.requires, "tunnel": header.tunnel,
-        "token": header.token.to_string(), "class": header.class, "target": header.target,
-        "visitor": header.visitor, "visited": header.visited, "flow": header.flow.to_string(),
-    })
-}
-
-fn describe_flow_open(open: &FlowOpen) -> Value {
-    json!({
-        "flow": open.flow.to_string(), "tunnel": open.tunnel, "visitor": open.visitor,
-        "visited": open.visited,
-        "payload": open.payload.as_ref().map(|payload| HEXLOWER.encode(payload)),
-    })
-}
-
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("proto-spec/vectors")
 }
@@ -454,9 +309,9 @@ type Lists = &'static [(&'static str, usize)];
 
 /// Every file with its lists: nothing passes because nothing was there.
 const FILES: &[(&str, Lists)] = &[
-    ("messages", &[("vectors", 37)]),
-    ("datagrams", &[("whole", 4), ("pieces", 5), ("longer", 2), ("refused", 15)]),
+    ("messages", &[("vectors", 52)]),
     ("streams", &[("headers", 3), ("answers", 2)]),
+    ("datagrams", &[("packets", 10), ("pieces", 7), ("cuts", 4), ("read", 3), ("refused", 26)]),
     ("malformed", &[("refused", 15), ("read", 4), ("versions", 5)]),
     ("tickets", &[("vectors", 3), ("refused", 18)]),
     ("identities", &[("vectors", 3), ("refused", 5), ("refused_spki", 8)]),
