@@ -11,6 +11,8 @@ mod declarations;
 mod endings;
 mod hostile;
 mod hostile_flows;
+mod hostile_reverse;
+mod hostile_router;
 mod isolation;
 mod raw;
 mod stage;
