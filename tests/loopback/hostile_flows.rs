@@ -35,7 +35,7 @@ async fn h26_datagrams_that_nobody_asked_for_are_counted_and_harm_nobody() {
     let (before, seen) = (resident(), theirs.count());
 
     // Of no length: not even a kind. Of a flow that is not open any more, or never was and never will be.
-    let rounds: [(&str, fn(u64) -> Bytes); 5] = [
+    let rounds: [(&str, Made); 5] = [
         ("malformed", |_| Bytes::new()),
         ("malformed", |number| Bytes::from(vec![2 + (number % 62) as u8, 100])),
         ("unknown_flow", |number| packet(2 + number % 49 * 2, b"")),
@@ -324,6 +324,9 @@ async fn flood(
     }
     println!("{count} datagrams, {reason}: {:?}", start.elapsed());
 }
+
+/// The datagram of a number.
+type Made = fn(u64) -> Bytes;
 
 /// A key that the router knows as an owner's.
 async fn known_key(stage: &Stage) -> Arc<Keypair> {
