@@ -23,8 +23,8 @@ lint: ## rustfmt, clippy, rustdoc, shellcheck; no test
 fmt: ## format the sources
 	cargo fmt
 
-bench: ## throughput, new connections and round trips beside no tunnel
-	cargo bench --locked --bench tunnel
+bench: ## throughput, new connections, round trips and UDP packets beside no tunnel
+	cargo bench --locked --bench tunnel --bench packets
 
 chaos: ## routers and tunnels killed and stopped again and again, a few minutes
 	cargo nextest run --locked --profile chaos

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
-use conduit::relay::{ANSWERED_PATIENCE, Aging, FlowTable, PATIENCE};
+use conduit::relay::{Aging, CONVERSATION_PATIENCE, FlowTable, PATIENCE};
 
 /// Four bytes are one step: what, which sender, how many there may be, and how much time passes before.
 pub(crate) fn flow_table(data: &[u8]) {
@@ -23,7 +23,7 @@ struct Flow(Rc<State>);
 #[derive(Default)]
 struct State {
     used_at: Cell<u64>,
-    is_answered: Cell<bool>,
+    is_conversation: Cell<bool>,
     is_over: Cell<bool>,
 }
 
@@ -32,8 +32,8 @@ impl Aging for Flow {
         self.0.used_at.get()
     }
 
-    fn is_answered(&self) -> bool {
-        self.0.is_answered.get()
+    fn is_conversation(&self) -> bool {
+        self.0.is_conversation.get()
     }
 
     fn is_over(&self) -> bool {
@@ -48,7 +48,7 @@ impl Flow {
 
     /// Whether it gives way to a newcomer.
     fn may_go(&self, now: u64) -> bool {
-        let patience = if self.is_answered() { ANSWERED_PATIENCE } else { PATIENCE };
+        let patience = if self.is_conversation() { CONVERSATION_PATIENCE } else { PATIENCE };
         now - self.used_at() >= patience
     }
 }
@@ -131,7 +131,7 @@ impl World {
 
     fn answered(&self, who: u8) {
         if let Some(flow) = self.live.get(&who) {
-            flow.0.is_answered.set(true);
+            flow.0.is_conversation.set(true);
             flow.0.used_at.set(self.now);
         }
     }

@@ -73,10 +73,12 @@ impl Permissions {
             Bind::Unix(_) => (!is_listed()).then_some(Denial::BindNotListed),
             Bind::Addr(addr) => {
                 let (ip, port) = (addr.socket_addr().ip(), addr.socket_addr().port());
-                match own.overlap(ip.to_canonical(), port) {
-                    true => Some(Denial::OwnPort),
-                    false if is_listed() => None,
-                    false => self.unlisted_port(port),
+                match forbidden(ip.to_canonical()) {
+                    // No address of a host; a wildcard is one of all, and a link-local one is the system's to judge.
+                    Some(denial @ (Denial::Multicast | Denial::Broadcast)) => Some(denial),
+                    _ if own.overlap(ip.to_canonical(), port) => Some(Denial::OwnPort),
+                    _ if is_listed() => None,
+                    _ => self.unlisted_port(port),
                 }
             }
         };
@@ -155,6 +157,7 @@ mod tests {
     const LOW_PORT: Decision = Decision::Denied(Denial::LowPort);
     const PORT_CHOICE: Decision = Decision::Denied(Denial::PortChoice);
     const OWN_PORT: Decision = Decision::Denied(Denial::OwnPort);
+    const MULTICAST: Decision = Decision::Denied(Denial::Multicast);
 
     #[test]
     fn a_network_matches_the_resolved_address_and_a_name_the_requested_one() {
@@ -263,6 +266,8 @@ mod tests {
             ("0.0.0.0:9999", OWN_PORT, OWN_PORT, OWN_PORT),
             ("[::]:9999", OWN_PORT, OWN_PORT, OWN_PORT),
             ("192.0.2.8:9999", ALLOWED, ALLOWED, ALLOWED),
+            ("224.0.0.251:9999", MULTICAST, MULTICAST, MULTICAST),
+            ("[ff02::fb]:5353", MULTICAST, MULTICAST, MULTICAST),
             ("unix:/run/a", ALLOWED, NO_BIND, ALLOWED),
             ("unix:/run/b", NO_BIND, NO_BIND, NO_BIND),
             ("unix:/home/conduit/a", PRIVATE, PRIVATE, PRIVATE),

@@ -63,8 +63,8 @@ impl fmt::Display for Denial {
         f.pad(match self {
             Self::NotListed => "not among the targets this client may reach",
             Self::Unspecified => "the unspecified address is never dialled",
-            Self::Multicast => "multicast addresses are never dialled",
-            Self::Broadcast => "the broadcast address is never dialled",
+            Self::Multicast => "multicast addresses are neither dialled nor listened at",
+            Self::Broadcast => "the broadcast address is neither dialled nor listened at",
             Self::LinkLocal => "link-local addresses are never dialled",
             Self::Metadata => "cloud metadata services are never dialled",
             Self::Embedded => "it is an IPv6 form of an IPv4 address that is denied",

@@ -13,7 +13,7 @@ mod table;
 
 pub use echo::echo;
 pub use flows::{
-    ANSWERED_PATIENCE, Aging, Destination, FlowRules, FlowTable, Flows, Front, Loss, Opening,
+    Aging, CONVERSATION_PATIENCE, Destination, FlowRules, FlowTable, Flows, Front, Loss, Opening,
     PATIENCE, Reassembly, Scope, Side, TableFull, Traffic, TrafficMetrics, front,
 };
 pub use pipe::{Counters, EndedBy, Transferred, pipe};

@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -52,13 +52,25 @@ pub struct Flow {
     /// Keeps the flow in the table of what is live, until it is over.
     entry: Mutex<Option<Entry>>,
     used_at: AtomicU64,
-    is_answered: AtomicBool,
+    /// How far the conversation has come: see [`Talk`].
+    talk: AtomicU8,
     is_over: AtomicBool,
     /// Numbers the packets that travel in pieces.
     packets: AtomicU64,
     /// What the socket's peer reads before the first packet.
     preface: Mutex<Option<Box<[u8]>>>,
     spill: OnceLock<Spill>,
+}
+
+/// How far a flow has come: one question with one answer is no conversation yet.
+struct Talk;
+
+impl Talk {
+    const NONE: u8 = 0;
+    /// Something came from the session.
+    const ANSWERED: u8 = 1;
+    /// And something was sent after that.
+    const BOTH_WAYS: u8 = 2;
 }
 
 impl FlowRules {
@@ -88,7 +100,7 @@ impl Flow {
             counters: Arc::clone(&entry.counters),
             entry: Mutex::new(Some(entry)),
             used_at: AtomicU64::new(now()),
-            is_answered: AtomicBool::new(false),
+            talk: AtomicU8::new(Talk::NONE),
             is_over: AtomicBool::new(false),
             packets: AtomicU64::new(0),
             preface: Mutex::new(preface),
@@ -118,6 +130,9 @@ impl Flow {
     /// Sends a packet of the local socket into the session. What cannot be sent is counted and gone. [FLW-1]
     pub(super) fn send(&self, packet: &[u8], room: &mut DatagramRoom, now: u64) {
         self.used_at.store(now, Ordering::Relaxed);
+        if self.talk.load(Ordering::Relaxed) == Talk::ANSWERED {
+            self.talk.store(Talk::BOTH_WAYS, Ordering::Relaxed);
+        }
         let session = self.flows.session();
         let largest = session.datagram_limit(room);
         let fits = whole_header_len(self.id) + packet.len() <= largest;
@@ -201,8 +216,8 @@ impl Flow {
     /// Hands packets of the session to the local socket: `bytes` holds packets of `size` bytes behind each other.
     pub(super) fn deliver(&self, bytes: &[u8], size: usize, now: u64) {
         self.used_at.store(now, Ordering::Relaxed);
-        if !self.is_answered.load(Ordering::Relaxed) {
-            self.is_answered.store(true, Ordering::Relaxed);
+        if self.talk.load(Ordering::Relaxed) == Talk::NONE {
+            self.talk.store(Talk::ANSWERED, Ordering::Relaxed);
             if let Some(preface) = self.take_preface() {
                 return self.deliver_first(&preface, bytes, size);
             }
@@ -258,8 +273,8 @@ impl Aging for Arc<Flow> {
         self.used_at.load(Ordering::Relaxed)
     }
 
-    fn is_answered(&self) -> bool {
-        self.is_answered.load(Ordering::Relaxed)
+    fn is_conversation(&self) -> bool {
+        self.talk.load(Ordering::Relaxed) == Talk::BOTH_WAYS
     }
 
     fn is_over(&self) -> bool {

@@ -27,7 +27,7 @@ pub use flow::FlowRules;
 pub use front::{Destination, Front, front};
 pub use opening::Opening;
 pub use reassembly::Reassembly;
-pub use table::{ANSWERED_PATIENCE, Aging, FlowTable, PATIENCE, TableFull};
+pub use table::{Aging, CONVERSATION_PATIENCE, FlowTable, PATIENCE, TableFull};
 pub use traffic::{Loss, Traffic, TrafficMetrics};
 
 use super::{Faces, Table};

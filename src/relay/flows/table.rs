@@ -8,8 +8,8 @@ use std::net::SocketAddr;
 pub trait Aging: Clone {
     /// When a packet last passed, in either direction.
     fn used_at(&self) -> u64;
-    /// Whether the other end has ever sent anything back.
-    fn is_answered(&self) -> bool;
+    /// Whether both sides have spoken, and the sender again after an answer.
+    fn is_conversation(&self) -> bool;
     /// Whether it carries nothing any more.
     fn is_over(&self) -> bool;
 }
@@ -57,8 +57,8 @@ impl<F: Aging> FlowTable<F> {
     }
 
     /// Makes sure that there is room for one more below `capacity`: `None` when there is, or the flow that had to give
-    /// way, which is the one that was silent for longest. One that has been answered may be silent for a while before
-    /// it must, as a conversation; one that never was need not be spared for long. [FLW-12]
+    /// way, which is the one that was silent for longest. A conversation may be silent for a while before it must; a
+    /// sender that nobody answered, or that had one answer to one question, need not be spared for long. [FLW-12]
     pub fn make_room(&mut self, capacity: usize, now: u64) -> Result<Option<F>, TableFull> {
         if self.flows.len() < capacity {
             return Ok(None);
@@ -68,7 +68,7 @@ impl<F: Aging> FlowTable<F> {
         let found = loop {
             let Some((used_at, number, sender, flow)) = self.pop_oldest() else { break None };
             let silent = now.saturating_sub(used_at);
-            let patience = if flow.is_answered() { ANSWERED_PATIENCE } else { PATIENCE };
+            let patience = if flow.is_conversation() { CONVERSATION_PATIENCE } else { PATIENCE };
             if flow.is_over() || silent >= patience {
                 self.flows.remove(&sender);
                 break Some(flow);
@@ -130,10 +130,11 @@ impl<F: Aging> FlowTable<F> {
     }
 }
 
-/// Silence after which a sender that nobody answered gives way to another: floods from forged addresses are such.
+/// Silence after which a sender gives way to another that is no conversation: floods from forged addresses are such,
+/// and questions that were answered.
 pub const PATIENCE: u64 = 1_000;
 /// The same for a conversation: longer than the pauses within most.
-pub const ANSWERED_PATIENCE: u64 = 30_000;
+pub const CONVERSATION_PATIENCE: u64 = 30_000;
 /// Conversations that are looked at for one that was silent for long: what one newcomer may cost.
 const SPARED_MOST: usize = 64;
 /// Entries of flows that are gone, in a small table.
@@ -161,7 +162,7 @@ mod tests {
         fn used_at(&self) -> u64 {
             self.0.0.get()
         }
-        fn is_answered(&self) -> bool {
+        fn is_conversation(&self) -> bool {
             self.0.1.get()
         }
         fn is_over(&self) -> bool {
