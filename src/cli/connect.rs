@@ -90,10 +90,10 @@ fn stdio() -> io::Result<(Stream, oneshot::Receiver<()>)> {
     thread::Builder::new().name("conduit-stdout".to_owned()).spawn(move || {
         let mut reading = &reading;
         let mut stdout = io::stdout().lock();
-        let _ = copy(&mut reading, &mut stdout);
-        let _ = stdout.flush();
-        if leaves_with_peer {
-            // Nobody should have to press a key to leave a connection that is over.
+        let has_reader = copy(&mut reading, &mut stdout).is_ok() && stdout.flush().is_ok();
+        if leaves_with_peer || !has_reader {
+            // Nobody should have to press a key to leave a connection that is over, and where nobody reads, nothing
+            // that may still come on stdin is of use.
             let _ = reading.shutdown(Shutdown::Both);
         }
         let _ = done.send(());

@@ -41,6 +41,8 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<u8, Failure> {
     if let Some(system) = args.service_file {
         return print_service(args, system, context);
     }
+    // A tunnel that makes no sense must not cost a ticket.
+    args.tunnel.spec()?;
     let file = client_file(args.file.as_deref(), context)?;
     let loaded =
         ClientConfig::load(file.as_deref(), &context.environment, &args.router.overrides())?;
