@@ -25,7 +25,7 @@ pub(crate) use namespace::in_namespace;
 pub(crate) use programs::{Nginx, Redis, Sshd};
 pub(crate) use router::Router;
 pub(crate) use run::{Outcome, Run, require};
-pub(crate) use services::{BlackHole, Service, free_port, row_of_ports};
+pub(crate) use services::{BlackHole, Service, free_port};
 pub(crate) use stream::{echo, ends_with_reset, noise, resets, said_at, said_within, sha256_of};
 pub(crate) use wait::{eventually, within};
 

@@ -28,6 +28,8 @@ pub(crate) fn in_namespace(name: &str, body: impl FnOnce()) {
         .limit(Duration::from_secs(60))
         .ends();
     assert!(outcome.stdout.contains("1 passed"), "{outcome}");
+    // Its figures.
+    print!("{}", outcome.stdout);
 }
 
 /// Set for the inner run. No name of Conduit's own: those are removed for what the test starts.

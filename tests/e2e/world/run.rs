@@ -90,8 +90,18 @@ impl Run {
     }
 
     /// Starts it with these ends of its output and leaves it running.
-    pub(crate) fn spawn(mut self, stdout: impl Into<Stdio>, stderr: impl Into<Stdio>) -> Child {
-        let spawned = self.command.stdin(Stdio::null()).stdout(stdout).stderr(stderr).spawn();
+    pub(crate) fn spawn(self, stdout: impl Into<Stdio>, stderr: impl Into<Stdio>) -> Child {
+        self.spawn_reading(Stdio::null(), stdout, stderr)
+    }
+
+    /// The same with something to read from.
+    pub(crate) fn spawn_reading(
+        mut self,
+        stdin: impl Into<Stdio>,
+        stdout: impl Into<Stdio>,
+        stderr: impl Into<Stdio>,
+    ) -> Child {
+        let spawned = self.command.stdin(stdin).stdout(stdout).stderr(stderr).spawn();
         spawned.unwrap_or_else(|error| panic!("{:?}: {error}", self.command))
     }
 

@@ -112,18 +112,3 @@ impl BlackHole {
 pub(crate) fn free_port() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port")
 }
-
-/// Listeners on `count` ports of 127.0.0.1 that follow each other.
-pub(crate) fn row_of_ports(count: u16) -> Vec<TcpListener> {
-    let at = |port| TcpListener::bind(("127.0.0.1", port));
-    for _ in 0..100 {
-        let first = at(0).expect("a free port");
-        let port = first.local_addr().expect("its address").port();
-        let Some(last) = port.checked_add(count - 1) else { continue };
-        let rest: Result<Vec<_>, _> = (port + 1..=last).map(at).collect();
-        if let Ok(rest) = rest {
-            return std::iter::once(first).chain(rest).collect();
-        }
-    }
-    panic!("no {count} free ports in a row");
-}
