@@ -1,8 +1,11 @@
 //! H60: spellings and addresses by which a client might get past the rules, with a canary that counts what arrives.
 
 use std::net::TcpListener;
+use std::path::PathBuf;
 
-use crate::world::{Client, Service, World, ends_with_reset, eventually};
+use serde_json::Value;
+
+use crate::world::{Client, Router, Service, World, ends_with_reset, eventually};
 
 /// Denied to everybody, owners too. `P` is the canary's port.
 const DENIED: &[&str] = &[
@@ -43,7 +46,14 @@ const UNREADABLE: &[&str] = &[
     "127.0.0.1:0",
     "127.0.0.1:65536",
     "../run/docker.sock:P",
-    "unix:/run/docker.sock:P",
+    "unix:run/docker.sock",
+    "unix:./docker.sock",
+    "unix:/run/../run/docker.sock",
+    "unix:/run/./docker.sock",
+    "unix://run/docker.sock",
+    "unix:/run/docker.sock/",
+    "unix:/",
+    "unix:",
     "10.2.0.1#@127.0.0.1:P",
 ];
 
@@ -56,6 +66,8 @@ const OWNERS_ONLY: &[&str] = &[
     "[::127.0.0.1]:P",
     "[64:ff9b::7f00:1]:P",
     "[2002:7f00:1::]:P",
+    "unix:/run/docker.sock",
+    "unix:/run/docker.sock:P",
 ];
 
 /// Names: what counts is where they lead, which is known only when they are dialled.
@@ -79,6 +91,36 @@ fn h60_an_owner_reaches_none_of_the_denied_forms() {
     assert!(ends_with_reset(&own.connect()));
     says_denied(&client, "own");
     assert_eq!(canary.connects(), 0);
+}
+
+/// Whoever speaks on it invites clients, and to it the router is its own user.
+#[test]
+fn h60_nobody_reaches_the_routers_control_socket() {
+    let world = World::new();
+    let router = world.router();
+    let client = world.client("C");
+    client.joins(&router.invite(&[]), "127.0.0.1:9");
+    let control = control_socket(&router);
+    let link = world.path().join("link.sock");
+    std::os::unix::fs::symlink(&control, &link).expect("a link");
+    let folder = world.path().join("folder");
+    std::os::unix::fs::symlink(control.parent().expect("a folder"), &folder).expect("a link");
+    let file = control.file_name().expect("a file");
+    for (name, path) in [("plain", control.clone()), ("link", link), ("folder", folder.join(file))]
+    {
+        let tunnel = client.starts(name, format!("unix:{}", path.display()));
+        assert!(ends_with_reset(&tunnel.connect()), "{name}");
+        says_denied(&client, name);
+    }
+}
+
+/// Where the record says that it is.
+fn control_socket(router: &Router) -> PathBuf {
+    let records = std::fs::read_dir(router.home().join("tunnels")).expect("the records");
+    let texts = records.filter_map(|entry| std::fs::read(entry.ok()?.path()).ok());
+    let mut records = texts.filter_map(|text| serde_json::from_slice::<Value>(&text).ok());
+    let record = records.find(|record| record["kind"] == "router").expect("the router's record");
+    record["control_socket"].as_str().expect("a path").into()
 }
 
 #[test]
