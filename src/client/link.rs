@@ -164,15 +164,16 @@ pub(super) async fn keep(shared: Arc<Shared>, tasks: Tasks, first: (Established,
         let Established { events, early, addr, .. } = established;
         tracing::info!(router = %addr, version, carrier = super::CARRIER, "session up");
         shared.set_state(TunnelState::Ready);
-        let ending = until_end(&shared, &tasks, &line, (early, events)).await;
+        let reason = match until_end(&shared, &tasks, &line, (early, events)).await {
+            Ending::Replaced(by) if !shared.accepting.is_cancelled() => {
+                return shared.give_up(StartError::Replaced { by }, &line.session).await;
+            }
+            Ending::Replaced(reason) | Ending::Lost(reason) => reason,
+        };
         shared.link.line.send_replace(None);
         if shared.accepting.is_cancelled() {
             return;
         }
-        let reason = match ending {
-            Ending::Lost(reason) => reason,
-            Ending::Replaced(by) => return shared.fail(StartError::Replaced { by }).await,
-        };
         shared.set_state(TunnelState::Reconnecting);
         shared.link.note(Some(reason.clone()));
         tracing::warn!(router = %addr, reason, "session lost, reconnecting");
@@ -264,6 +265,21 @@ async fn come_back(shared: &Shared, tasks: &Tasks) -> Result<Declared, StartErro
 }
 
 impl Shared {
+    /// Ends a tunnel that another process has now: whoever is here already is served to the end. [RVS-4]
+    async fn give_up(&self, error: StartError, session: &Session) {
+        tracing::info!(reason = %error, "draining");
+        self.link.note(Some(error.to_string()));
+        self.set_state(TunnelState::Draining);
+        // The router hands nobody over any more; those of the last moment are still on their way.
+        let late = LATE_VISITORS + session.path().rtt * 2;
+        if self.accepting.run_until_cancelled(tokio::time::sleep(late)).await.is_none() {
+            return; // Somebody ends it anyway.
+        }
+        self.accepting.cancel();
+        let _ = tokio::time::timeout(LAST_VISITS, self.table.drained()).await;
+        self.fail(error).await;
+    }
+
     /// Ends the tunnel for a reason that trying again would not mend.
     async fn fail(&self, error: StartError) {
         let reason = error.to_string();
@@ -279,5 +295,9 @@ impl Shared {
 
 const FIRST_WAIT: Duration = Duration::from_millis(250);
 const LONGEST_WAIT: Duration = Duration::from_secs(15);
+/// A router that is busy takes so long from accepting a visitor to opening its stream.
+const LATE_VISITORS: Duration = Duration::from_millis(250);
+/// What is open when the tunnel is taken over may go on for as long as at any other end of a process.
+const LAST_VISITS: Duration = Duration::from_secs(30);
 /// Who was refused asks again rarely: the router's log is not ours to fill.
 const REFUSED_WAIT: Duration = Duration::from_secs(60);
