@@ -184,6 +184,19 @@ fn a_command_line_that_makes_no_sense_is_a_usage_error_that_names_the_part() {
 }
 
 #[test]
+fn a_tunnel_that_makes_no_sense_costs_no_ticket() {
+    let world = World::new();
+    let service = Service::echo();
+    let router = world.router();
+    let client = world.client("C");
+    let ticket = router.invite(&[]);
+    let wrong = client.conduit(&["start", "--join", "-"]).args(WRONG[0].0).input(&ticket);
+    wrong.exits(2).says("source unix:/run/a.sock");
+    let other = world.client("D").joins(&ticket, service.addr());
+    echo(&other.connect(), b"enrolled").expect("the same bytes");
+}
+
+#[test]
 fn the_same_in_a_file_is_a_problem_with_its_line() {
     let world = World::new();
     let client = world.client("C");

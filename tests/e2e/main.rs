@@ -37,6 +37,7 @@ mod reverse;
 mod secrets;
 mod servers;
 mod signals;
+mod take_over;
 mod targets;
 mod tickets;
 mod tokens;
