@@ -88,6 +88,8 @@ struct Entry<S> {
     replaced: VecDeque<Uuid>,
     /// Counts once there is no server.
     released_at: u64,
+    /// When the holder's earlier lease was released, if the route was kept for it.
+    kept_since: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -125,6 +127,9 @@ impl<S: Clone> Routes<S> {
         if rivals.is_empty() && self.held_by(holder.identity) >= HELD_MOST {
             return Err(ClaimError::TooMany { most: HELD_MOST });
         }
+        let kept =
+            self.entries.get(&route).filter(|entry| entry.holder.identity == holder.identity);
+        let kept_since = kept.map(|entry| entry.released_at);
         self.last_number += 1;
         let number = ServerNumber(self.last_number);
         let (closed, replaced, superseded) = (Vec::new(), Vec::new(), Vec::new());
@@ -155,7 +160,9 @@ impl<S: Clone> Routes<S> {
         self.served.insert(number, route.clone());
         gone.retain(|replaced| *replaced != instance);
         gone.drain(..gone.len().saturating_sub(REPLACED_MOST));
-        self.entries.insert(route, Entry { holder, servers, replaced: gone, released_at: now });
+        let replaced = gone;
+        let entry = Entry { holder, servers, replaced, released_at: now, kept_since };
+        self.entries.insert(route, entry);
         Ok(claimed)
     }
 
@@ -172,13 +179,16 @@ impl<S: Clone> Routes<S> {
         Some(entry.lease(&route))
     }
 
-    /// Takes a claim back that came to nothing: its route is not kept for anybody unless others serve it.
+    /// Takes a claim back that came to nothing: its route is not kept for anybody unless others serve it, or it was kept
+    /// for the same holder before.
     pub fn undo(&mut self, number: ServerNumber) {
         let Some(route) = self.served.remove(&number) else { return };
         if let Some(entry) = self.entries.get_mut(&route) {
             entry.servers.retain(|server| server.number != number);
-            if entry.servers.is_empty() {
-                self.entries.remove(&route);
+            match entry.kept_since {
+                _ if !entry.servers.is_empty() => {}
+                Some(released_at) => entry.released_at = released_at,
+                None => drop(self.entries.remove(&route)),
             }
         }
     }
@@ -201,8 +211,9 @@ impl<S: Clone> Routes<S> {
         for Lease { route, holder, released_at } in leases {
             if self.overlapping(&route).next().is_none() {
                 let (servers, released_at) = (VecDeque::new(), released_at.unwrap_or(now));
-                let replaced = VecDeque::new();
-                self.entries.insert(route, Entry { holder, servers, replaced, released_at });
+                let (replaced, kept_since) = (VecDeque::new(), None);
+                let entry = Entry { holder, servers, replaced, released_at, kept_since };
+                self.entries.insert(route, entry);
             }
         }
     }

@@ -131,6 +131,20 @@ fn a_route_stays_its_holders_for_a_day() {
 }
 
 #[test]
+fn a_claim_that_came_to_nothing_leaves_what_was_kept() {
+    let mut routes = table();
+    let port = route("80");
+    let claimed = routes.claim(port.clone(), web(1), instance(1), "a", NOW).expect("free");
+    routes.undo(claimed.number);
+    assert_eq!(routes.leases().count(), 0);
+    let claimed = routes.claim(port.clone(), web(1), instance(1), "a", NOW).expect("free");
+    let released = routes.withdraw(claimed.number, NOW + 1).expect("it was the last");
+    let claimed = routes.claim(port, web(1), instance(2), "b", NOW + 9).expect("kept");
+    routes.undo(claimed.number);
+    assert!(routes.leases().eq([released]));
+}
+
+#[test]
 fn every_address_and_one_address_are_in_each_others_way() {
     let mut routes = table();
     let narrow = routes.claim(route("10.0.0.9:80"), web(1), instance(1), "narrow", NOW);
