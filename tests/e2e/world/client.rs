@@ -103,6 +103,25 @@ impl Client {
         fs::read_to_string(self.home.join("client.pub")).expect("client.pub").trim().to_owned()
     }
 
+    /// `conduit start --protocol udp` between two ends; more options may follow.
+    pub(crate) fn start_udp(&self, source: impl ToString, bind: &str) -> Run {
+        let source = source.to_string();
+        self.conduit(&["start", "--protocol", "udp", "--source", &source, "--bind", bind])
+    }
+
+    /// Enrols with a ticket and has its UDP tunnel.
+    #[track_caller]
+    pub(crate) fn joins_udp(
+        &self,
+        ticket: &str,
+        source: impl ToString,
+        bind: &str,
+        options: &[&str],
+    ) -> Tunnel {
+        let start = self.start_udp(source, bind).args(options).args(["--join", "-"]);
+        self.started(&start.input(format!("{ticket}\n")).succeeds())
+    }
+
     /// What the line of a `start` that succeeded says:
     /// `  tcp-8080   127.0.0.1:8080 → 10.2.0.2:8080   ready (23 ms, quic)   pid 4711`.
     #[track_caller]
@@ -185,5 +204,29 @@ impl Tunnel {
     pub(crate) fn listed(&self) -> Option<Value> {
         let client = Client { home: self.home.clone() };
         client.list(&[]).into_iter().find(|tunnel| tunnel["name"] == self.name.as_str())
+    }
+    /// Its live connections, as `conduit list --connections -o json` has them.
+    #[track_caller]
+    pub(crate) fn connections(&self) -> Vec<Value> {
+        let outcome = self.home.conduit(&["list", "--connections", "-o", "json"]).succeeds();
+        let json = outcome.json();
+        let all = json["connections"].as_array().unwrap_or_else(|| panic!("none: {outcome}"));
+        let id = self.listed().expect("a tunnel")["id"].as_str().expect("an id").to_owned();
+        let is_own = |connection: &&Value| {
+            let number = connection["id"].as_str().and_then(|own| own.strip_prefix(&id));
+            number.is_some_and(|number| number.starts_with('/'))
+        };
+        all.iter().filter(is_own).cloned().collect()
+    }
+
+    /// Packets that it did not carry on for this reason, by `conduit status -o json`.
+    #[track_caller]
+    pub(crate) fn dropped(&self, reason: &str) -> u64 {
+        let outcome = self.home.conduit(&["status", "-o", "json"]).ends();
+        let json = outcome.json();
+        let mut tunnels = json["tunnels"].as_array().into_iter().flatten();
+        let found = tunnels.find(|tunnel| tunnel["name"] == self.name.as_str());
+        let found = found.unwrap_or_else(|| panic!("no {}: {outcome}", self.name));
+        found["packets"]["dropped"][reason].as_u64().unwrap_or(0)
     }
 }

@@ -4,7 +4,10 @@
 
 mod client;
 mod haproxy;
+mod hosts;
 mod namespace;
+mod network;
+mod packets;
 mod programs;
 mod router;
 mod run;
@@ -21,8 +24,11 @@ use tempfile::TempDir;
 
 pub(crate) use client::{Client, Tunnel};
 pub(crate) use haproxy::Haproxy;
+pub(crate) use hosts::{Host, on_two_hosts};
 pub(crate) use namespace::in_namespace;
-pub(crate) use programs::{Nginx, Redis, Sshd};
+pub(crate) use network::{Files, Iperf, WireGuard, WireGuardKey};
+pub(crate) use packets::{Answerer, asks, user_of};
+pub(crate) use programs::{Dnsmasq, Nginx, Redis, Sshd};
 pub(crate) use router::Router;
 pub(crate) use run::{Outcome, Run, require};
 pub(crate) use services::{BlackHole, Service, free_port};
@@ -73,7 +79,13 @@ impl World {
 
     /// A router on a free port of 127.0.0.1, ready.
     pub(crate) fn router(&self) -> Router {
-        Router::start(self.home("R"), &["--bind", "127.0.0.1:0"], &[])
+        self.router_at("127.0.0.1:0")
+    }
+
+    /// A router at this address, ready.
+    #[track_caller]
+    pub(crate) fn router_at(&self, addr: &str) -> Router {
+        Router::start(self.home("R"), &["--bind", addr], &[])
     }
 
     /// A router with a file of its own; `[listen] bind` is added.
@@ -101,6 +113,18 @@ impl World {
         let client = self.client("C");
         client.enrols(&router.invite(&[]));
         let tunnel = client.publishes("published", source);
+        (router, client, tunnel)
+    }
+
+    /// The same for UDP, with these options: with `--reverse` the tunnel's bind is at the router.
+    pub(crate) fn udp_tunnel_to(
+        &self,
+        source: impl ToString,
+        options: &[&str],
+    ) -> (Router, Client, Tunnel) {
+        let router = self.router();
+        let client = self.client("C");
+        let tunnel = client.joins_udp(&router.invite(&[]), source, "127.0.0.1:0", options);
         (router, client, tunnel)
     }
 }

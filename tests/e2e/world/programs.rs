@@ -18,14 +18,19 @@ pub(crate) struct Redis {
     folder: PathBuf,
 }
 
+pub(crate) struct Dnsmasq(Server);
+
 pub(crate) struct Sshd {
     server: Server,
     folder: PathBuf,
 }
 
-/// A server process; ends with this value.
+/// A process that ends with this value.
+pub(super) struct Daemon(pub(super) Child);
+
+/// A server on 127.0.0.1.
 pub(super) struct Server {
-    process: Child,
+    _process: Daemon,
     pub(super) addr: SocketAddr,
 }
 
@@ -37,15 +42,15 @@ impl Server {
             let addr =
                 TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port");
             let log = || fs::File::create(folder.join(format!("{name}.err"))).expect("a log file");
-            let mut process = run(addr.port()).spawn(Stdio::null(), log());
+            let mut process = Daemon(run(addr.port()).spawn(Stdio::null(), log()));
             let up = within(Duration::from_secs(10), &format!("{name} answers"), || {
-                if process.try_wait().expect("a child").is_some() {
+                if !process.runs() {
                     return Some(false);
                 }
                 TcpStream::connect(addr).is_ok().then_some(true)
             });
-            if up && process.try_wait().expect("a child").is_none() {
-                return Self { process, addr };
+            if up && process.runs() {
+                return Self { _process: process, addr };
             }
         }
         let said = fs::read_to_string(folder.join(format!("{name}.err"))).unwrap_or_default();
@@ -53,18 +58,24 @@ impl Server {
     }
 }
 
-impl Drop for Server {
+impl Daemon {
+    pub(super) fn runs(&mut self) -> bool {
+        self.0.try_wait().expect("a child").is_none()
+    }
+}
+
+impl Drop for Daemon {
     fn drop(&mut self) {
         // nginx ends its workers only when it is asked to.
-        super::kill(self.process.id(), rustix::process::Signal::TERM);
+        super::kill(self.0.id(), rustix::process::Signal::TERM);
         for _ in 0..200 {
-            if matches!(self.process.try_wait(), Ok(Some(_))) {
+            if matches!(self.0.try_wait(), Ok(Some(_))) {
                 return;
             }
             std::thread::sleep(Duration::from_millis(10));
         }
-        let _ = self.process.kill();
-        let _ = self.process.wait();
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 
@@ -124,6 +135,24 @@ impl Redis {
     /// Where it listens besides.
     pub(crate) fn socket(&self) -> PathBuf {
         self.folder.join("redis.sock")
+    }
+}
+
+impl Dnsmasq {
+    /// Answers for what `records` says, in dnsmasq's own options, and asks nobody.
+    pub(crate) fn start(world: &Path, records: &[String]) -> Self {
+        let folder = world.join("dnsmasq");
+        fs::create_dir_all(&folder).expect("a folder");
+        Self(Server::start("dnsmasq", &folder, |port| {
+            let run = Run::program("dnsmasq").args(["--no-daemon", "--conf-file=/dev/null"]);
+            let run = run.args(["--no-resolv", "--no-hosts", "--pid-file=", "--bind-interfaces"]);
+            let run = run.args(["--listen-address=127.0.0.1", "--edns-packet-max=4096"]);
+            run.arg(format!("--port={port}")).args(records)
+        }))
+    }
+
+    pub(crate) fn addr(&self) -> SocketAddr {
+        self.0.addr
     }
 }
 
