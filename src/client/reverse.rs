@@ -129,7 +129,10 @@ pub(super) fn flow(shared: &Arc<Shared>, tasks: &Tasks, flows: &Flows, open: Flo
     }
     tasks.spawn_until_cancelled("open flow", async move {
         match connected(&shared, &source).await {
-            Ok(port) => serve(&shared, opening, port, tunnel),
+            Ok(port) => {
+                shared.last_outcome.served();
+                serve(&shared, opening, port, tunnel);
+            }
             Err(error) => {
                 let (target, reason) = (source.to_string(), error.to_string());
                 shared.last_outcome.not_served(&target, &reason);
