@@ -57,6 +57,8 @@ pub struct Flow {
     is_over: AtomicBool,
     /// Numbers the packets that travel in pieces.
     packets: AtomicU64,
+    /// What its own socket had dropped at the last look.
+    overflowed: AtomicU64,
     /// What the socket's peer reads before the first packet.
     preface: Mutex<Option<Box<[u8]>>>,
     spill: OnceLock<Spill>,
@@ -103,6 +105,7 @@ impl Flow {
             talk: AtomicU8::new(Talk::NONE),
             is_over: AtomicBool::new(false),
             packets: AtomicU64::new(0),
+            overflowed: AtomicU64::new(0),
             preface: Mutex::new(preface),
             spill: OnceLock::new(),
         }
@@ -265,6 +268,15 @@ impl Flow {
             _ => return tracing::debug!(flow = self.id, %error, "packet not sent"),
         };
         self.flows.close(self.id, code, "");
+    }
+
+    /// Counts what the system has dropped at the flow's own socket. A shared one is looked at by whoever listens.
+    pub(super) fn look_at_socket(&self) {
+        if self.way.is_none() {
+            let total = self.port.overflowed();
+            let before = self.overflowed.swap(total, Ordering::Relaxed);
+            self.traffic().count_lost(Loss::Overflow, total.saturating_sub(before));
+        }
     }
 }
 

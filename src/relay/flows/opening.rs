@@ -117,7 +117,7 @@ async fn answers(flow: Arc<Flow>) {
             () = &mut stopped => break,
         }
     }
-    flow.flows.traffic().count_lost(Loss::Overflow, flow.port.overflowed());
+    flow.look_at_socket();
     // Killed, unless it is over already.
     flow.flows.close(flow.id, Code::Killed, "ended by an operator");
 }

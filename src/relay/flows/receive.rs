@@ -58,6 +58,9 @@ pub(super) async fn sweep(flows: Flows) {
         let open: Vec<_> = flows.open().values().cloned().collect();
         for flow in open {
             let silent = now.saturating_sub(flow.used_at());
+            if silent < LOOKED_AT {
+                flow.look_at_socket();
+            }
             let idle = flow.rules.idle.is_some_and(|idle| silent >= idle);
             if flow.stop().is_cancelled() {
                 flows.close(flow.id, Code::Killed, "ended by an operator");
@@ -221,5 +224,7 @@ impl Missed {
 /// Datagrams that are taken before others get their turn.
 const BATCH: usize = 256;
 const SWEEP: Duration = Duration::from_secs(1);
+/// Silence after which a flow's socket has nothing new to tell: two sweeps.
+const LOOKED_AT: u64 = 2_000;
 /// While the process drains, so much silence ends a flow.
 const DRAINED: u64 = 1_000;
