@@ -7,7 +7,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::connect::{Established, TRIES, establish, jitter, pause};
 use super::declare::declare;
-use super::{End, Settings, Shared, StartError, reverse};
+use super::{End, Settings, Shared, StartError, reverse, udp};
 use crate::relay::{Flows, Scope, Side};
 use crate::session::{Event, Introduction, Session};
 use crate::task::Tasks;
@@ -224,7 +224,7 @@ async fn until_end(
                 }
             }
             Some(Event::FlowOpen(open)) => reverse::flow(shared, tasks, &line.flows, open),
-            Some(Event::FlowClose(close)) => line.flows.closed(&close),
+            Some(Event::FlowClose(close)) => udp::closed(shared, &line.flows, &close),
             Some(Event::Replaced(replaced)) => {
                 return Ending::Replaced(format!("{}, since {}", replaced.by, replaced.since));
             }

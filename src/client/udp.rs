@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use super::Shared;
-use super::declare::TUNNEL;
+use super::declare::{TUNNEL, pair};
 use crate::ends::UdpPort;
-use crate::relay::{Destination, FlowRules, Front, Scope, front};
+use crate::relay::{Destination, FlowRules, Flows, Front, Scope, front};
+use crate::wire::FlowClose;
 
 /// Serves one port of the tunnel until it ends. During an outage packets are lost, as they are on any network that is
 /// down.
@@ -21,4 +22,14 @@ pub(super) async fn serve(shared: Arc<Shared>, index: usize, port: UdpPort) {
     let users = Front::new(port, &shared.table);
     let scope = Scope { draining: shared.accepting.clone(), stop: shared.connections.clone() };
     front(&users, pick, &scope).await;
+}
+
+/// The router says that a flow is over. Where nobody could be reached, the operator reads why.
+pub(super) fn closed(shared: &Shared, flows: &Flows, close: &FlowClose) {
+    let Some((tunnel, reason)) = flows.closed(close) else { return };
+    let found = pair(&shared.settings.tunnel, tunnel);
+    let target = found.map(|(_, source)| source.to_string()).unwrap_or_default();
+    if shared.table.refuse(&target, None, &reason) {
+        tracing::warn!(target, reason, "flow refused");
+    }
 }

@@ -102,6 +102,11 @@ impl UdpPort {
         self.local
     }
 
+    /// Whom it is connected to, if it is.
+    pub const fn peer(&self) -> Option<SocketAddr> {
+        self.peer
+    }
+
     /// Waits for packets and hands over what has come, one sender's packets at a time. An error of a connected socket
     /// is about an earlier packet: its peer does not listen, say. Cancel-safe.
     pub async fn receive(&self, mut each: impl FnMut(Arrived<'_>)) -> io::Result<()> {

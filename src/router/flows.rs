@@ -7,7 +7,7 @@ use super::serve::{Client, shortened};
 use crate::ends::{self, Candidate, Transport};
 use crate::relay::{Faces, FlowRules, Opening};
 use crate::tunnel::{Protocol, ProxyProtocol, Target};
-use crate::wire::{Code, FlowOpen};
+use crate::wire::{Code, FlowClose, FlowOpen};
 
 /// What a flow's message asks for.
 struct Wanted {
@@ -79,6 +79,17 @@ async fn dial(client: &Client, opening: Opening, wanted: Wanted) {
             let (target, reason) = (target.to_string(), error.to_string());
             refuse(client, opening, &target, error.code(), &reason);
         }
+    }
+}
+
+/// The client says that a flow is over. Where a visitor's could not be served, the operator reads why.
+pub(super) fn closed(client: &Client, close: &FlowClose) {
+    let Some((tunnel, reason)) = client.flows.closed(close) else { return };
+    let (target, shared) = (format!("tunnel {tunnel}"), &client.shared);
+    if shared.table.refuse(&target, Some(client.name.as_str()), &reason)
+        && let Some(suppressed) = client.seat.log.line()
+    {
+        tracing::warn!(client = %client.name, target, reason, suppressed, "visitor's flow refused");
     }
 }
 

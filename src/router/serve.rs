@@ -72,7 +72,7 @@ impl Client {
                 tracing::debug!(client = %self.name, reason = leave.message, "the client is about to leave");
             }
             Event::FlowOpen(open) => flows::open(self, open),
-            Event::FlowClose(close) => self.flows.closed(&close),
+            Event::FlowClose(close) => flows::closed(self, &close),
             Event::Declared(_) | Event::Replaced(_) => {
                 self.session.close(Code::Protocol, "only a router says that");
                 return None;

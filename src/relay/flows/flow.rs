@@ -126,6 +126,10 @@ impl Flow {
         is_first
     }
 
+    fn is_over(&self) -> bool {
+        self.is_over.load(Ordering::Relaxed)
+    }
+
     fn traffic(&self) -> &Traffic {
         self.flows.traffic()
     }
@@ -267,6 +271,9 @@ impl Flow {
             }
             _ => return tracing::debug!(flow = self.id, %error, "packet not sent"),
         };
+        if let Some(target) = self.port.peer().filter(|_| !self.is_over()) {
+            self.flows.refused(&target.to_string(), &code.to_string());
+        }
         self.flows.close(self.id, code, "");
     }
 
@@ -290,7 +297,7 @@ impl Aging for Arc<Flow> {
     }
 
     fn is_over(&self) -> bool {
-        self.is_over.load(Ordering::Relaxed)
+        Flow::is_over(self)
     }
 }
 

@@ -170,12 +170,14 @@ impl Flows {
         }
     }
 
-    /// The peer says that a flow is over.
-    pub fn closed(&self, close: &FlowClose) {
+    /// The peer says that a flow is over. When it was opened here and could not be served: the tunnel's number, and
+    /// why.
+    pub fn closed(&self, close: &FlowClose) -> Option<(u32, String)> {
         let Some(flow) = self.forget(close.flow) else {
             // Its target may still be looked up, for nobody now.
             let waiting = self.give_up(close.flow).unwrap_or_default();
-            return self.traffic().count_lost(Loss::UnknownFlow, waiting.len() as u64);
+            self.traffic().count_lost(Loss::UnknownFlow, waiting.len() as u64);
+            return None;
         };
         let code = Code::from_number(close.code.into());
         let loss = match code {
@@ -183,13 +185,13 @@ impl Flows {
             Code::NotFound | Code::ConnectionRefused | Code::Unreachable | Code::TimedOut => {
                 Loss::Unreachable
             }
-            _ => return,
+            _ => return None,
         };
         self.traffic().count_lost(loss, 1);
-        if let Some(way) = flow.way {
-            // The user's program hears of it as it would without a tunnel. [FLW-9]
-            flow.port.tell_unreachable(way);
-        }
+        // The user's program hears of it as it would without a tunnel. [FLW-9]
+        flow.port.tell_unreachable(flow.way?);
+        let said = Some(close.message.clone()).filter(|message| !message.is_empty());
+        Some((flow.rules.tunnel, said.unwrap_or_else(|| code.to_string())))
     }
 
     /// Ends a flow and tells the peer. [FLW-10]
@@ -197,6 +199,11 @@ impl Flows {
         if self.forget(id).is_some() {
             self.say_closed(id, code, message);
         }
+    }
+
+    /// Notes for the operator that nobody could be reached.
+    fn refused(&self, target: &str, reason: &str) {
+        self.0.table.refuse(target, None, reason);
     }
 
     /// Large packets of a flow, on a stream of the peer. [FLW-8]
