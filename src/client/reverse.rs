@@ -14,7 +14,7 @@ use crate::task::Tasks;
 use crate::tunnel::{Direction, Protocol, ProxyProtocol, Target};
 use crate::wire::{Code, FlowOpen, StreamClass};
 
-/// Serves the streams that the router opens, until the session ends. A tunnel that has no use for any allows none.
+/// Serves the streams that the router opens, until the session ends. A tunnel that has no use for any allows none. [RVS-7]
 pub(super) async fn streams(shared: Arc<Shared>, tasks: Tasks, line: Line) {
     let spec = &shared.settings.tunnel;
     if (spec.direction, spec.protocol) != (Direction::Forward, Protocol::Tcp) {
