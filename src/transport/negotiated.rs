@@ -139,7 +139,7 @@ enum Hello {
 /// Reads a ServerHello (RFC 8446, 4.1.3). TLS judges it; this only looks.
 fn read_server_hello(bytes: &[u8]) -> Hello {
     let [kind, a, b, c, ..] = *bytes else { return Hello::Partial };
-    let length = 4 + usize::from_be_bytes([0, 0, 0, 0, 0, a, b, c]);
+    let length = 4 + (usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c));
     if kind != SERVER_HELLO {
         return Hello::Malformed;
     }
