@@ -4,6 +4,8 @@ use std::io::ErrorKind;
 use std::net::{SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
+
 use crate::world::{Answerer, World, asks, eventually, in_namespace, user_of, within};
 
 #[test]
@@ -114,6 +116,29 @@ fn nobody_listens(source: &str, options: &[&str]) {
 }
 
 #[test]
+fn what_comes_while_nobody_reads_is_counted_while_the_flow_goes_on() {
+    let world = World::new();
+    let target = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    let source = target.local_addr().expect("its address");
+    let (router, _client, tunnel) = world.udp_tunnel_to(source, &["--flow-idle", "0"]);
+    let user = user_of(tunnel.bind);
+    user.send(b"more than you can take").expect("sent");
+    let (_, flow) = target.recv_from(&mut [0; 100]).expect("a packet");
+    router.signal(Signal::STOP);
+    for _ in 0..FLOOD {
+        target.send_to(&[7; 1_200], flow).expect("sent");
+    }
+    router.signal(Signal::CONT);
+    let dropped = || {
+        let status = router.home().conduit(&["status", "-o", "json"]).succeeds().json();
+        status["router"]["packets"]["dropped"]["overflow"].as_u64().unwrap_or(0)
+    };
+    eventually("it is counted", || dropped() > 0);
+    println!("{} of {FLOOD} packets did not fit into the flow's socket", dropped());
+    assert_eq!(tunnel.connections().len(), 1, "the flow goes on");
+}
+
+#[test]
 fn after_kill_9_of_the_router_flows_work_again_by_themselves() {
     for options in [&[][..], &["--reverse"]] {
         let world = World::new();
@@ -180,3 +205,6 @@ fn answered_within(user: &UdpSocket, limit: Duration) -> Duration {
     user.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
     took
 }
+
+/// Ten times what a socket holds that got what it asked for.
+const FLOOD: usize = 10_000;
