@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use conduit::client::{self, RouterAddress, SocketSettings};
+use conduit::client::{self, Access, RouterAddress, SocketSettings};
 use conduit::identity::{Keypair, Ticket, random_bytes};
 use conduit::registry::InviteParams;
 use conduit::store::Store;
@@ -56,8 +56,8 @@ async fn main() -> Result<(), Failure> {
     let ticket: Ticket = invitation.ticket.parse()?;
     let way = RouterAddress { addresses: ticket.addresses.clone(), identity: ticket.router };
     let keypair = Arc::new(Keypair::generate()?);
-    client::enrol(&way, ticket, None, &keypair, "embedded", &transport::Settings::default())
-        .await?;
+    let access = Access::new(keypair, way, "embedded");
+    client::enrol(&access, ticket).await?;
 
     // The tunnel.
     let tunnel = TunnelSpec {
@@ -72,12 +72,7 @@ async fn main() -> Result<(), Failure> {
         id: TunnelId::new(&tunnel.name, 1),
         tunnel,
         instance: Uuid::new_v4(),
-        keypair,
-        router: way,
-        client_name: "embedded".to_owned(),
-        token: None,
-        transport: transport::Settings::default(),
-        session: session::Settings::default(),
+        access,
         relay: relay::Settings::default(),
         sockets: SocketSettings::default(),
         dial: ends::DialSettings::default(),

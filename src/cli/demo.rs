@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::context::{Context, signals, unless_interrupted};
-use crate::client::{self, RouterAddress, SocketSettings};
+use crate::client::{self, Access, RouterAddress, SocketSettings};
 use crate::ends::DialSettings;
 use crate::files;
 use crate::fleet::{Failure, Kind};
@@ -94,15 +94,15 @@ async fn show(context: &Context, home: &Path, tasks: &Tasks) -> Result<Demo, Fai
     let ticket: Ticket = invitation.ticket.parse().map_err(|error| unexpected(&error))?;
     let keypair = Arc::new(Keypair::generate()?);
     let address = RouterAddress { addresses: vec![addr.into()], identity: router.identity() };
-    let transport = crate::transport::Settings::default();
-    let enrolled = client::enrol(&address, ticket, None, &keypair, "demo", &transport).await?;
+    let access = Access::new(keypair, address, "demo");
+    let enrolled = client::enrol(&access, ticket).await?;
     let text = format!(
         "a client with a key of its own enrolled with a single-use ticket, as {}",
         enrolled.name
     );
     steps.done("enrolment", &text)?;
 
-    let tunnel = start_tunnel(keypair, address, web).await?;
+    let tunnel = start_tunnel(access, web).await?;
     let bind = tunnel.local_addr().ok_or_else(|| lost("the tunnel has no address"))?;
     steps.done("tunnel", &format!("{bind} → {web} over QUIC (TLS 1.3, both keys pinned)"))?;
 
@@ -147,11 +147,7 @@ async fn start_router(home: &Path) -> Result<router::Running, Failure> {
     Ok(router::start(settings).await?)
 }
 
-async fn start_tunnel(
-    keypair: Arc<Keypair>,
-    router: RouterAddress,
-    web: SocketAddr,
-) -> Result<client::Running, Failure> {
+async fn start_tunnel(access: Access, web: SocketAddr) -> Result<client::Running, Failure> {
     let name = name("demo")?;
     let settings = client::Settings {
         id: TunnelId::new(&name, 0),
@@ -164,12 +160,7 @@ async fn start_tunnel(
             source: web.into(),
             options: Options::default(),
         },
-        keypair,
-        router,
-        client_name: "demo".to_owned(),
-        token: None,
-        transport: crate::transport::Settings::default(),
-        session: crate::session::Settings::default(),
+        access,
         relay: crate::relay::Settings::default(),
         sockets: SocketSettings::default(),
         dial: DialSettings::default(),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::context::Context;
 use super::report::warn;
-use crate::client::{self, RouterAddress};
+use crate::client::{self, Access, RouterAddress};
 use crate::config::{ClientConfig, EnrolledRouter, Home, Routers};
 use crate::files;
 use crate::fleet::{Failure, Kind, Pin, Tuning, exit};
@@ -106,12 +106,16 @@ pub(super) async fn trusted_router(
         addresses.insert(0, configured.clone());
     }
     let address = RouterAddress { addresses: addresses.clone(), identity: ticket.router };
-    let transport = tuning.transport();
-    let token = token.map(parse_token).transpose()?;
-    let enrolled = client::enrol(&address, ticket, token, keypair, client_name, &transport).await?;
+    let identity = address.identity;
+    let access = Access {
+        token: token.map(parse_token).transpose()?,
+        transport: tuning.transport(),
+        ..Access::new(Arc::clone(keypair), address, client_name)
+    };
+    let enrolled = client::enrol(&access, ticket).await?;
     addresses.retain(|addr| *addr != enrolled.addr);
     addresses.insert(0, enrolled.addr.clone());
-    let pin = Pin { addresses, identity: address.identity };
+    let pin = Pin { addresses, identity };
     remember(&home, &pin)?;
     if !context.quiet && !context.json {
         let may = if enrolled.owner { " as its owner" } else { "" };
@@ -121,7 +125,7 @@ pub(super) async fn trusted_router(
 }
 
 /// Reads a token's text.
-fn parse_token(text: &str) -> Result<Token, Failure> {
+pub(super) fn parse_token(text: &str) -> Result<Token, Failure> {
     text.parse().map_err(|error: ParseTokenError| {
         Failure::new(Kind::Config, "token", format!("the configured token is none: {error}"))
     })

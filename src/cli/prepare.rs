@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::context::Context;
-use super::enrol::{self, Invitation};
-use crate::client::Once;
+use super::enrol::{self, Invitation, parse_token};
+use crate::client::{Access, Once};
 use crate::config::{ClientConfig, Loaded, TokenSource, find_client_file};
 use crate::files;
 use crate::fleet::{Failure, Kind, Launch, Output, Pin, Tuning};
-use crate::identity::{Keypair, ParseTokenError};
+use crate::identity::Keypair;
 use crate::tunnel::{Direction, Name, Options, Protocol, Target, TunnelSpec};
 
 /// A client that may connect: it has a key, and knows its router.
@@ -96,7 +96,6 @@ impl Prepared {
         let name = "connect"
             .parse()
             .map_err(|error: crate::tunnel::NameError| Failure::usage(error.to_string()))?;
-        let token = self.token.as_deref().map(str::parse).transpose();
         Ok(Once {
             tunnel: TunnelSpec {
                 name,
@@ -107,18 +106,14 @@ impl Prepared {
                 source: target.clone().into(),
                 options: Options::default(),
             },
-            keypair: Arc::clone(&self.keypair),
-            router: self.pin.clone().into(),
-            client_name: self.client_name.clone(),
-            token: token.map_err(|error: ParseTokenError| {
-                Failure::new(
-                    Kind::Config,
-                    "token",
-                    format!("the configured token is none: {error}"),
-                )
-            })?,
-            transport: self.tuning.transport(),
-            session: self.tuning.session(),
+            access: Access {
+                keypair: Arc::clone(&self.keypair),
+                router: self.pin.clone().into(),
+                client_name: self.client_name.clone(),
+                token: self.token.as_deref().map(parse_token).transpose()?,
+                transport: self.tuning.transport(),
+                session: self.tuning.session(),
+            },
             relay: self.tuning.relay(),
         })
     }

@@ -6,16 +6,14 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use uuid::Uuid;
 
-use super::StartError;
 use super::error::reason_of;
-use crate::identity::{Keypair, Ticket, Token};
-use crate::session::{self, Event, Introduction, Session, initiate};
+use super::{Access, StartError};
+use crate::identity::Keypair;
+use crate::session::{Event, Introduction, Session, initiate};
 use crate::task::Tasks;
 use crate::transport::{self, ClientEndpoint, ConnectError, Connection};
 use crate::tunnel::{Host, HostPort, Identity};
-use crate::wire::Code;
 
 /// Where a router is, and whose key it has.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,54 +22,6 @@ pub struct RouterAddress {
     pub addresses: Vec<HostPort>,
     /// Its key.
     pub identity: Identity,
-}
-
-/// What a ticket brought.
-#[derive(Clone, Debug)]
-pub struct Enrolled {
-    /// The name under which the router knows this client.
-    pub name: String,
-    /// The address that answered.
-    pub addr: HostPort,
-    /// Whether this client may reach any target.
-    pub owner: bool,
-    /// The rules, when it is no owner.
-    pub targets: Vec<String>,
-}
-
-/// Shows the router a ticket, is admitted and says good-bye. A key that the router knows already is admitted without
-/// touching the ticket.
-pub async fn enrol(
-    router: &RouterAddress,
-    ticket: Ticket,
-    token: Option<Token>,
-    keypair: &Arc<Keypair>,
-    client_name: &str,
-    transport: &transport::Settings,
-) -> Result<Enrolled, StartError> {
-    let introduction = Introduction {
-        instance: Uuid::new_v4(),
-        name: client_name.to_owned(),
-        group: None,
-        token,
-        ticket: Some(ticket),
-    };
-    let tasks = Tasks::new();
-    let settings = session::Settings::default();
-    let mut tries = 0;
-    let connected = loop {
-        tries += 1;
-        match establish(router, keypair, &introduction, transport, &settings, &tasks, tries).await {
-            Err(error) if error.may_pass() && tries < TRIES => pause(tries).await,
-            outcome => break outcome,
-        }
-    };
-    let Established { session, endpoint, addr, .. } = connected?;
-    let terms = session.terms().clone();
-    session.close(Code::Done, "enrolled");
-    endpoint.close().await;
-    tasks.shutdown(Duration::from_secs(1)).await;
-    Ok(Enrolled { name: terms.name, addr, owner: terms.owner, targets: terms.targets })
 }
 
 /// A session, and what it stands on.
@@ -87,14 +37,12 @@ pub(super) struct Established {
 /// One attempt at a session, number `tries` in a row. Every way to the router is tried, 250 ms apart; the first that
 /// answers is taken.
 pub(super) async fn establish(
-    router: &RouterAddress,
-    keypair: &Arc<Keypair>,
+    access: &Access,
     introduction: &Introduction,
-    transport: &transport::Settings,
-    settings: &session::Settings,
     tasks: &Tasks,
     tries: u32,
 ) -> Result<Established, StartError> {
+    let Access { keypair, router, transport, session: settings, .. } = access;
     let ways = resolve(router).await?;
     let (connection, endpoint, addr) =
         first_to_answer(ways, router.identity, keypair, transport, tries).await?;
@@ -104,6 +52,27 @@ pub(super) async fn establish(
         .map_err(|error| StartError::from_handshake(error, remote))?;
     let (early, endpoint) = (Vec::new(), Arc::new(endpoint));
     Ok(Established { session, events, early, endpoint, addr })
+}
+
+/// Attempts until one gets through, three in all: a router may only be slow to answer. What no patience mends is an
+/// error at once.
+pub(super) async fn retried<T, Attempt>(
+    mut attempt: impl FnMut(u32) -> Attempt,
+) -> Result<T, StartError>
+where
+    Attempt: Future<Output = Result<T, StartError>>,
+{
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        match attempt(tries).await {
+            Err(error) if error.may_pass() && tries < TRIES => {
+                tracing::debug!(tries, %error, "the router does not answer yet");
+                pause(tries).await;
+            }
+            outcome => return outcome,
+        }
+    }
 }
 
 async fn resolve(router: &RouterAddress) -> Result<Vec<(HostPort, SocketAddr)>, StartError> {
@@ -171,7 +140,7 @@ async fn first_to_answer(
 }
 
 /// Waits before try number `tries + 1`: 100 ms, doubled each time, with full jitter above the half.
-pub(super) async fn pause(tries: u32) {
+async fn pause(tries: u32) {
     let base = FIRST_PAUSE * 2u32.saturating_pow(tries.saturating_sub(1));
     tokio::time::sleep(base / 2 + jitter(base / 2)).await;
 }
@@ -183,7 +152,7 @@ pub(super) fn jitter(most: Duration) -> Duration {
 }
 
 /// Tries of a first connection.
-pub(super) const TRIES: u32 = 3;
+const TRIES: u32 = 3;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// RFC 8305, 5.
 const HEAD_START: Duration = Duration::from_millis(250);

@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 
-use super::connect::{Established, TRIES, establish, jitter, pause};
-use super::declare::declare;
+use super::access::Declared;
+use super::connect::{Established, jitter};
 use super::{End, Settings, Shared, StartError, reverse, udp};
 use crate::relay::{Flows, Scope, Side};
-use crate::session::{Event, Introduction, Session};
+use crate::session::{Event, Session};
 use crate::task::Tasks;
 use crate::transport::ClientEndpoint;
-use crate::tunnel::{Bind, Span, TunnelState};
+use crate::tunnel::TunnelState;
 use crate::wire::Code;
 
 /// The session of the moment. Whoever needs one waits for it here.
@@ -28,13 +28,6 @@ pub(super) struct Link {
 pub(super) struct Line {
     pub(super) session: Session,
     pub(super) flows: Flows,
-}
-
-/// A session on which the tunnel is declared.
-pub(super) struct Declared {
-    pub(super) established: Established,
-    /// Where users of each port connect.
-    pub(super) binds: Vec<Bind>,
 }
 
 impl Link {
@@ -82,59 +75,6 @@ impl Link {
         let endpoint = self.endpoint.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(endpoint) = endpoint {
             endpoint.close().await;
-        }
-    }
-}
-
-/// A session on which the tunnel is declared.
-pub(super) async fn first_session(
-    settings: &Settings,
-    tasks: &Tasks,
-) -> Result<Declared, StartError> {
-    let mut tries = 0;
-    loop {
-        tries += 1;
-        match declared_session(settings, &settings.tunnel.bind, tasks, tries).await {
-            Err(error) if error.may_pass() && tries < TRIES => {
-                tracing::debug!(tries, %error, "the router does not answer yet");
-                pause(tries).await;
-            }
-            outcome => return outcome,
-        }
-    }
-}
-
-async fn declared_session(
-    settings: &Settings,
-    binds: &Span<Bind>,
-    tasks: &Tasks,
-    tries: u32,
-) -> Result<Declared, StartError> {
-    let introduction = Introduction {
-        instance: settings.instance,
-        name: settings.client_name.clone(),
-        group: settings.tunnel.options.group.as_ref().map(ToString::to_string),
-        token: settings.token.clone(),
-        ticket: None,
-    };
-    let mut established = establish(
-        &settings.router,
-        &settings.keypair,
-        &introduction,
-        &settings.transport,
-        &settings.session,
-        tasks,
-        tries,
-    )
-    .await?;
-    let limit = settings.session.message_timeout;
-    match declare(&settings.tunnel, binds, limit, &mut established).await {
-        Ok(binds) => Ok(Declared { established, binds }),
-        Err(error) => {
-            established.session.close(Code::Done, "the tunnel was not declared");
-            // The good-bye has to leave before the process does, or the router keeps the session until it times out.
-            established.endpoint.close().await;
-            Err(error)
         }
     }
 }
@@ -240,13 +180,14 @@ async fn come_back(shared: &Shared, tasks: &Tasks) -> Result<Declared, StartErro
     let mut wait = Duration::ZERO;
     // Visitors know the port that it came to, where any would have done.
     let mut binds = shared.bind();
+    let Settings { access, tunnel, instance, .. } = &shared.settings;
     loop {
         tokio::time::sleep(jitter(wait)).await;
-        match declared_session(&shared.settings, &binds, tasks, 1).await {
+        match access.declare(tunnel, &binds, *instance, tasks, 1).await {
             Ok(declared) => return Ok(declared),
             Err(error @ StartError::Replaced { .. }) => return Err(error),
-            Err(StartError::Unpublished { .. }) if binds != shared.settings.tunnel.bind => {
-                binds = shared.settings.tunnel.bind.clone();
+            Err(StartError::Unpublished { .. }) if binds != tunnel.bind => {
+                binds = tunnel.bind.clone();
             }
             Err(error) => {
                 let reason = error.to_string();

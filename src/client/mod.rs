@@ -4,6 +4,7 @@
 //! processes is `registry`'s work. Implements `proto-spec/streams.md`, "Forward tunnels", and the client's side of
 //! `proto-spec/flows.md` and `proto-spec/reverse.md`.
 
+mod access;
 mod connect;
 mod declare;
 mod error;
@@ -23,17 +24,18 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 use uuid::Uuid;
 
-pub use connect::{Enrolled, RouterAddress, enrol};
+pub use access::{Access, Enrolled, enrol};
+pub use connect::RouterAddress;
 pub use error::{Failure, StartError, TAKEN_OVER};
 pub use once::{Once, once};
 pub(crate) use status::{packets, refusals, version};
 
 use crate::ends::{DialSettings, ListenError, Listener, UdpPort};
-use crate::identity::{Keypair, Token};
 use crate::registry::Call;
 use crate::task::Tasks;
 use crate::tunnel::{Bind, Direction, Protocol, Span, TunnelId, TunnelSpec, TunnelState};
-use crate::{relay, session, telemetry, transport};
+use crate::{relay, session, telemetry};
+use connect::retried;
 use link::Link;
 use outcome::LastOutcome;
 
@@ -46,18 +48,8 @@ pub struct Settings {
     pub id: TunnelId,
     /// One UUID per process start.
     pub instance: Uuid,
-    /// The client's key.
-    pub keypair: Arc<Keypair>,
-    /// Where the router is, and whose key it has.
-    pub router: RouterAddress,
-    /// What this client would like to be called.
-    pub client_name: String,
-    /// Authorises besides the key, where the router demands it.
-    pub token: Option<Token>,
-    /// The connection.
-    pub transport: transport::Settings,
-    /// The session.
-    pub session: session::Settings,
+    /// The way to the router.
+    pub access: Access,
     /// Copying.
     pub relay: relay::Settings,
     /// Users' sockets.
@@ -130,7 +122,10 @@ pub async fn start(settings: Settings) -> Result<Running, StartError> {
     let started = Instant::now();
     let sockets = Sockets::bind(&settings.tunnel)?;
     let tasks = Tasks::new();
-    let first = match link::first_session(&settings, &tasks).await {
+    let Settings { access, tunnel, instance, .. } = &settings;
+    let declared =
+        retried(|tries| access.declare(tunnel, &tunnel.bind, *instance, &tasks, tries)).await;
+    let first = match declared {
         Ok(first) => first,
         Err(error) => {
             tasks.shutdown(Duration::ZERO).await;

@@ -26,7 +26,7 @@ pub(super) async fn streams(shared: Arc<Shared>, tasks: Tasks, line: Line) {
 }
 
 async fn stream(shared: Arc<Shared>, flows: Flows, knock: Knock) {
-    let incoming = match knock.header(shared.settings.session.message_timeout).await {
+    let incoming = match knock.header(shared.settings.access.session.message_timeout).await {
         Ok(incoming) => incoming,
         Err(error) => return tracing::debug!(%error, "stream dropped"),
     };

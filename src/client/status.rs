@@ -77,7 +77,7 @@ impl Shared {
             name: tunnel.name.clone(),
             state,
             pid: std::process::id(),
-            router: self.settings.router.addresses.first().cloned(),
+            router: self.settings.access.router.addresses.first().cloned(),
             source: Some(tunnel.source.clone()),
             bind: Some(self.bind()),
             protocol: Some(tunnel.protocol),

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::failure::{Failure, Kind};
 use super::tuning::Tuning;
-use crate::client;
+use crate::client::{self, Access};
 use crate::config::Logging;
 use crate::identity::{Keypair, Token};
 use crate::registry::{self, NewRecord, RecordConfig};
@@ -178,12 +178,14 @@ impl Launch {
             tunnel: self.spec.clone(),
             id: record.tunnel_id.clone(),
             instance: record.instance,
-            keypair: Arc::new(keypair),
-            router: self.router.clone().into(),
-            client_name: self.client_name.clone(),
-            token,
-            transport: self.tuning.transport(),
-            session: self.tuning.session(),
+            access: Access {
+                keypair: Arc::new(keypair),
+                router: self.router.clone().into(),
+                client_name: self.client_name.clone(),
+                token,
+                transport: self.tuning.transport(),
+                session: self.tuning.session(),
+            },
             relay: self.tuning.relay(),
             sockets: self.tuning.sockets(),
             dial: self.tuning.dial(),

@@ -53,5 +53,5 @@ async fn one_key_does_not_take_every_place() {
     assert!(error.to_string().contains("as many sessions"), "{error}");
     let other = Arc::new(Keypair::generate().expect("a key"));
     stage.admits(other.identity(), Permissions::owner()).await;
-    stage.tunnel_with(target.addr, |settings| settings.keypair = other).await;
+    stage.tunnel_with(target.addr, |settings| settings.access.keypair = other).await;
 }

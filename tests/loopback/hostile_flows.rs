@@ -23,7 +23,7 @@ async fn h26_datagrams_that_nobody_asked_for_are_counted_and_harm_nobody() {
     let bystander = stage
         .tunnel_with(theirs.addr, |settings| {
             becomes(settings, Direction::Forward, Protocol::Udp);
-            settings.keypair = keypair;
+            settings.access.keypair = keypair;
         })
         .await;
     let user = User::of(bystander.local_addr()).await;

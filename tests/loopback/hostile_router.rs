@@ -119,7 +119,7 @@ async fn a_client_dials_nothing_but_its_own_source_whatever_a_router_asks_for() 
         door.opens(),
         stage.tunnel_with(source.addr, |settings| {
             becomes(settings, Direction::Reverse, Protocol::Tcp);
-            settings.router = address;
+            settings.access.router = address;
         })
     );
     let incoming = StreamHeader { class: StreamClass::Incoming.into(), ..StreamHeader::default() };
@@ -172,7 +172,7 @@ async fn flows_of_a_router_reach_the_declared_source_and_no_more_of_them_than_th
         stage.tunnel_with(source.addr, |settings| {
             becomes(settings, Direction::Reverse, Protocol::Udp);
             settings.tunnel.options.max_flows = 4;
-            settings.router = address;
+            settings.access.router = address;
         })
     );
     for (flow, tunnel) in [(1, 0), (3, 2), (5, u32::MAX)] {
@@ -217,7 +217,7 @@ async fn a_client_that_only_listens_serves_nothing_of_a_router() {
         door.opens(),
         stage.tunnel_with(source.addr, |settings| {
             becomes(settings, Direction::Forward, Protocol::Udp);
-            settings.router = address;
+            settings.access.router = address;
         })
     );
     for flow in [1, 3, 5] {
@@ -245,7 +245,7 @@ async fn a_client_with_a_forward_tcp_tunnel_lets_a_router_open_no_stream_at_all(
     let address = door.address();
     let (mut router, client) = tokio::join!(
         door.opens(),
-        stage.tunnel_with(source.addr, |settings| settings.router = address)
+        stage.tunnel_with(source.addr, |settings| settings.access.router = address)
     );
     let header = StreamHeader { class: StreamClass::Incoming.into(), ..StreamHeader::default() };
     let open = router.session.open(header, Bytes::new());

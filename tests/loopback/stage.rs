@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use conduit::client::{self, RouterAddress, SocketSettings};
+use conduit::client::{self, Access, RouterAddress, SocketSettings};
 use conduit::identity::Keypair;
 use conduit::policy::Permissions;
 use conduit::store::{NewClient, Store};
@@ -100,19 +100,18 @@ impl Stage {
             source: source.into(),
             options: Options::default(),
         };
+        let way = RouterAddress {
+            addresses: vec![HostPort::from(self.router.local_addr())],
+            identity: self.router.identity(),
+        };
         let mut settings = client::Settings {
             id: TunnelId::new(&tunnel.name, 2),
             tunnel,
             instance: Uuid::new_v4(),
-            keypair: Arc::clone(&self.owner),
-            router: RouterAddress {
-                addresses: vec![HostPort::from(self.router.local_addr())],
-                identity: self.router.identity(),
+            access: Access {
+                transport: self.transport.clone(),
+                ..Access::new(Arc::clone(&self.owner), way, "loopback")
             },
-            client_name: "loopback".to_owned(),
-            token: None,
-            transport: self.transport.clone(),
-            session: session::Settings::default(),
             relay: relay::Settings::default(),
             sockets: SocketSettings::default(),
             dial: ends::DialSettings::default(),

@@ -80,7 +80,7 @@ async fn a_client_without_the_right_gets_no_unix_socket_of_the_router() {
     let unused = "127.0.0.1:9".parse().expect("an address");
     let result = stage
         .try_tunnel(unused, |settings| {
-            settings.keypair = guest;
+            settings.access.keypair = guest;
             settings.tunnel.source = unix(&source).parse().expect("a source");
         })
         .await;

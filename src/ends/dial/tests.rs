@@ -1,6 +1,6 @@
 //! Dialling against real sockets on loopback, with names from a table.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::net::TcpListener;
 
 use super::*;
@@ -235,7 +235,7 @@ async fn a_denied_address_is_never_connected_to_even_beside_an_allowed_one() {
 #[cfg(target_os = "linux")] // Needs all of 127.0.0.0/8.
 async fn h60_a_name_that_changes_its_address_is_resolved_once() {
     let (canary, addr) = canary();
-    let asked = Cell::new(0);
+    let asked = std::cell::Cell::new(0);
     let rules = Permissions::targets(vec!["127.0.0.2:*".parse().expect("a rule")]);
     let wanted = target("rebound.example", addr.port());
     let result = dial_with(

@@ -1,0 +1,116 @@
+//! What a client comes to its router with, and the steps from there to a declared tunnel.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use super::connect::{Established, RouterAddress, establish, retried};
+use super::declare::declare;
+use super::error::StartError;
+use crate::identity::{Keypair, Ticket, Token};
+use crate::session::Introduction;
+use crate::task::Tasks;
+use crate::tunnel::{Bind, HostPort, Span, TunnelSpec};
+use crate::wire::Code;
+use crate::{session, transport};
+
+/// Where the router is, and as whom this client comes.
+#[derive(Clone, Debug)]
+pub struct Access {
+    /// The client's key.
+    pub keypair: Arc<Keypair>,
+    /// Where the router is, and whose key it has.
+    pub router: RouterAddress,
+    /// What this client would like to be called.
+    pub client_name: String,
+    /// Authorises besides the key, where the router demands it.
+    pub token: Option<Token>,
+    /// The connection.
+    pub transport: transport::Settings,
+    /// The session.
+    pub session: session::Settings,
+}
+
+/// What a ticket brought.
+#[derive(Clone, Debug)]
+pub struct Enrolled {
+    /// The name under which the router knows this client.
+    pub name: String,
+    /// The address that answered.
+    pub addr: HostPort,
+    /// Whether this client may reach any target.
+    pub owner: bool,
+    /// The rules, when it is no owner.
+    pub targets: Vec<String>,
+}
+
+/// A session on which a tunnel is declared.
+pub(super) struct Declared {
+    pub(super) established: Established,
+    /// Where users of each port connect.
+    pub(super) binds: Vec<Bind>,
+}
+
+/// Shows the router a ticket, is admitted and says good-bye. A key that the router knows already is admitted without
+/// touching the ticket.
+pub async fn enrol(access: &Access, ticket: Ticket) -> Result<Enrolled, StartError> {
+    let introduction =
+        Introduction { ticket: Some(ticket), ..access.introduction(Uuid::new_v4(), None) };
+    let tasks = Tasks::new();
+    let connected = retried(|tries| establish(access, &introduction, &tasks, tries)).await;
+    let Established { session, endpoint, addr, .. } = connected?;
+    let terms = session.terms().clone();
+    session.close(Code::Done, "enrolled");
+    endpoint.close().await;
+    tasks.shutdown(Duration::from_secs(1)).await;
+    Ok(Enrolled { name: terms.name, addr, owner: terms.owner, targets: terms.targets })
+}
+
+impl Access {
+    /// With the usual settings, and no token.
+    pub fn new(
+        keypair: Arc<Keypair>,
+        router: RouterAddress,
+        client_name: impl Into<String>,
+    ) -> Self {
+        Self {
+            keypair,
+            router,
+            client_name: client_name.into(),
+            token: None,
+            transport: transport::Settings::default(),
+            session: session::Settings::default(),
+        }
+    }
+
+    /// Attempt number `tries` in a row at a session on which `tunnel` is declared. `binds` is where its users are to
+    /// connect: what the tunnel says, or what it came to the last time.
+    pub(super) async fn declare(
+        &self,
+        tunnel: &TunnelSpec,
+        binds: &Span<Bind>,
+        instance: Uuid,
+        tasks: &Tasks,
+        tries: u32,
+    ) -> Result<Declared, StartError> {
+        let group = tunnel.options.group.as_ref().map(ToString::to_string);
+        let introduction = self.introduction(instance, group);
+        let mut established = establish(self, &introduction, tasks, tries).await?;
+        match declare(tunnel, binds, self.session.message_timeout, &mut established).await {
+            Ok(binds) => Ok(Declared { established, binds }),
+            Err(error) => {
+                established.session.close(Code::Done, "the tunnel was not declared");
+                // The good-bye has to leave before the process does, or the router keeps the session until it times
+                // out.
+                established.endpoint.close().await;
+                Err(error)
+            }
+        }
+    }
+
+    fn introduction(&self, instance: Uuid, group: Option<String>) -> Introduction {
+        let (name, token) = (self.client_name.clone(), self.token.clone());
+        Introduction { instance, name, group, token, ticket: None }
+    }
+}
