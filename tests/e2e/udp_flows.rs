@@ -99,10 +99,7 @@ fn nobody_listens(source: &str, options: &[&str]) {
     client.conduit(&["status"]).succeeds().prints(&reason);
     let count = match options.is_empty() {
         true => tunnel.dropped("unreachable"),
-        false => {
-            let status = router.home().conduit(&["status", "-o", "json"]).succeeds().json();
-            status["router"]["packets"]["dropped"]["unreachable"].as_u64().unwrap_or(0)
-        }
+        false => router.status()["packets"]["dropped"]["unreachable"].as_u64().unwrap_or(0),
     };
     assert!(count >= 1, "where the user is, the packet is counted");
     println!("{options:?}: {reason}; {count} counted");
@@ -129,10 +126,7 @@ fn what_comes_while_nobody_reads_is_counted_while_the_flow_goes_on() {
         target.send_to(&[7; 1_200], flow).expect("sent");
     }
     router.signal(Signal::CONT);
-    let dropped = || {
-        let status = router.home().conduit(&["status", "-o", "json"]).succeeds().json();
-        status["router"]["packets"]["dropped"]["overflow"].as_u64().unwrap_or(0)
-    };
+    let dropped = || router.status()["packets"]["dropped"]["overflow"].as_u64().unwrap_or(0);
     eventually("it is counted", || dropped() > 0);
     println!("{} of {FLOOD} packets did not fit into the flow's socket", dropped());
     assert_eq!(tunnel.connections().len(), 1, "the flow goes on");

@@ -44,9 +44,8 @@ fn next_to_nothing_is_lost(direction: &str, router: &Router, tunnel: &Tunnel) {
         let sum = Iperf::measure(LOOPBACK, 3, &options)["sum"].clone();
         let (lost, packets) = (&sum["lost_packets"], &sum["packets"]);
         println!("{direction}, {way}: {lost} of {packets} lost, jitter {} ms", sum["jitter_ms"]);
-        let at_router = router.home().conduit(&["status", "-o", "json"]).succeeds().json();
         let at_client = tunnel.listed().expect("a tunnel");
-        println!("router: {}", at_router["router"]["packets"]);
+        println!("router: {}", router.status()["packets"]);
         println!("client: {}, path loss {} %", at_client["packets"], at_client["loss_percent"]);
         assert!(packets.as_u64().is_some_and(|packets| packets > 5_000), "{sum}");
         assert!(sum["lost_percent"].as_f64().is_some_and(|percent| percent <= 0.1), "{sum}");

@@ -4,8 +4,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::world::{
-    Files, Host, Iperf, Run, Tunnel, WireGuard, WireGuardKey, World, eventually, figure, noise,
-    on_two_hosts, sha256_of,
+    Files, Host, Iperf, Router, Run, Tunnel, WireGuard, WireGuardKey, World, eventually, figure,
+    noise, on_two_hosts, sha256_of,
 };
 
 #[test]
@@ -20,7 +20,7 @@ fn a_wireguard_server_behind_a_client_is_reached_from_the_routers_side() {
             let tunnel = client.joins_udp(&router.invite(&[]), source, bind, &["--reverse"]);
             let keys = keys(&world);
             let _server = server(&world, &keys);
-            there.enter(|| use_network(&world, &keys, 1_420, bind, &tunnel));
+            there.enter(|| use_network(&world, &keys, (1_420, bind), &router, &tunnel));
         },
     );
 }
@@ -38,7 +38,7 @@ fn a_wireguard_server_behind_the_router_is_reached_from_the_clients_side() {
             let keys = keys(&world);
             let _server = there.enter(|| server(&world, &keys));
             // Small enough that a packet of WireGuard's fits into one of the tunnel's.
-            use_network(&world, &keys, 1_280, bind, &tunnel);
+            use_network(&world, &keys, (1_280, bind), &router, &tunnel);
         },
     );
 }
@@ -61,7 +61,13 @@ fn server(world: &World, (own, peer): &Keys) -> (WireGuard, Iperf, Files) {
 }
 
 /// What a peer does whose server's endpoint is an end of the tunnel.
-fn use_network(world: &World, (server, own): &Keys, mtu: u16, endpoint: &str, tunnel: &Tunnel) {
+fn use_network(
+    world: &World,
+    (server, own): &Keys,
+    (mtu, endpoint): (u16, &str),
+    router: &Router,
+    tunnel: &Tunnel,
+) {
     let interface = ("wg-peer", PEER, mtu);
     let endpoint = format!("endpoint {endpoint} persistent-keepalive 5");
     let peer = WireGuard::start(world.path(), interface, own, server, ("", &endpoint));
@@ -87,8 +93,8 @@ fn use_network(world: &World, (server, own): &Keys, mtu: u16, endpoint: &str, tu
     let flows = tunnel.connections();
     let [flow] = &flows[..] else { panic!("one flow was expected: {flows:?}") };
     assert_eq!(flow["protocol"], "udp", "{flow}");
-    let status = tunnel.listed().expect("a tunnel");
-    println!("{}", status["packets"]);
+    println!("client: {}", tunnel.listed().expect("a tunnel")["packets"]);
+    println!("router: {}", router.status()["packets"]);
     assert!(flow["bytes_up"].as_u64().is_some_and(|bytes| bytes > FILE as u64 / 100), "{flow}");
 }
 

@@ -6,6 +6,7 @@ use std::process::Child;
 use std::time::Duration;
 
 use rustix::process::Signal;
+use serde_json::Value;
 
 use super::{Home, Run, kill, within};
 
@@ -79,6 +80,12 @@ impl Router {
         let ticket = outcome.stdout.trim();
         assert!(ticket.starts_with("cdt1_") && !ticket.contains(char::is_whitespace), "{outcome}");
         ticket.to_owned()
+    }
+
+    /// What it says of itself, by `conduit status -o json`.
+    #[track_caller]
+    pub(crate) fn status(&self) -> Value {
+        self.home.conduit(&["status", "-o", "json"]).succeeds().json()["router"].clone()
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
