@@ -222,7 +222,7 @@ pub(super) fn reason_of(error: &ConnectError, tries: u32) -> String {
     }
 }
 
-/// Whether a target is denied to everybody, whatever the operator allows.
+/// Whether a target or a place to listen is denied to everybody, whatever the operator allows.
 fn no_rule_lifts(reason: &str) -> bool {
     let denials = [
         Denial::Unspecified,
@@ -234,6 +234,7 @@ fn no_rule_lifts(reason: &str) -> bool {
         Denial::PortZero,
         Denial::OwnSocket,
         Denial::Private,
+        Denial::OwnPort,
     ];
     denials.iter().any(|denial| reason == denial.to_string())
 }
