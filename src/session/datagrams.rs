@@ -52,7 +52,8 @@ impl Session {
         room.largest
     }
 
-    /// Queues a datagram. What waits is worth two round trips at most: later it would be of no use to anybody. [FLW-5]
+    /// Queues a datagram. What waits is worth two round trips and 10 ms at most: later it would be
+    /// of no use to anybody. [FLW-5]
     pub fn send_datagram(
         &self,
         datagram: Bytes,
@@ -110,9 +111,11 @@ impl Session {
         limits.looked.store(now, Ordering::Relaxed);
         let connection = &self.0.connection;
         limits.largest.store(connection.datagram_limit().unwrap_or(0), Ordering::Relaxed);
-        let in_flight = usize::try_from(connection.path().congestion_window).unwrap_or(usize::MAX);
-        let queue = in_flight.saturating_mul(2).clamp(QUEUE_LEAST, DATAGRAM_QUEUE);
-        limits.queue.store(queue, Ordering::Relaxed);
+        let path = connection.path();
+        let in_flight = usize::try_from(path.congestion_window).unwrap_or(usize::MAX);
+        let round_trips = 2.0 + STALL.as_secs_f64() / path.rtt.as_secs_f64().max(1e-6);
+        let queue = (in_flight as f64 * round_trips) as usize;
+        limits.queue.store(queue.clamp(QUEUE_LEAST, DATAGRAM_QUEUE), Ordering::Relaxed);
     }
 
     fn room_now(&self) -> usize {
@@ -125,5 +128,7 @@ impl Session {
 
 /// How often the path is looked at: a changed MTU or window is obeyed within a few round trips.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// What a sender sends while this process waits for a busy processor, besides what the path makes wait.
+const STALL: Duration = Duration::from_millis(10);
 /// A burst of a slow path's user, or a millisecond of a fast one.
 const QUEUE_LEAST: usize = 128 << 10;
