@@ -30,6 +30,13 @@ impl Pair {
             TcpListener::bind("127.0.0.1:0").and_then(|s| s.local_addr()).expect("a free port");
         let router = spawn_router(binary, &folder, router_addr);
         let pair = Self { folder, binary, router_addr, router, bind, source };
+        // Before that an invitation would be for the address of a router with no options.
+        within(Duration::from_secs(10), "the router runs", || {
+            let mut status = conduit(binary, &pair.folder, "R");
+            let said = status.args(["status", "-o", "json"]).output().expect("a status");
+            serde_json::from_slice(&said.stdout)
+                .is_ok_and(|v: serde_json::Value| v["router"]["state"] == "ready")
+        });
         let ticket = pair.run("R", &["router", "invite", "--quiet"], "");
         let ticket = String::from_utf8(ticket.stdout).expect("a ticket");
         pair.start_tunnel(&["--join", "-"], &ticket);
