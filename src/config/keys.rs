@@ -238,9 +238,9 @@ const PERFORMANCE: &[Key] = &[
     key(
         "performance",
         "congestion",
-        Kind::Choice(&["bbr", "cubic"]),
-        "bbr",
-        "Congestion control. CUBIC is slow on lossy links.",
+        Kind::Choice(&["auto", "bbr", "cubic"]),
+        "auto",
+        "Congestion control. CUBIC is slow on lossy links, BBR fills queues.",
     ),
     key(
         "performance",

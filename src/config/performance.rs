@@ -73,7 +73,8 @@ macro_rules! words {
                 match self { $(Self::$variant => $word,)+ }
             }
 
-            fn read(word: &str) -> Option<Self> {
+            /// The value of a word.
+            pub fn read(word: &str) -> Option<Self> {
                 [$(Self::$variant),+].into_iter().find(|value| value.as_str() == word)
             }
         }
@@ -95,6 +96,8 @@ words! {
 words! {
     /// The congestion controller.
     Congestion {
+        /// Conduit's own.
+        Auto = "auto",
         /// Model-based: keeps its rate on lossy links.
         Bbr = "bbr",
         /// Loss-based.

@@ -13,7 +13,7 @@ use crate::{client, relay, session, transport};
 pub struct Tuning {
     /// `balanced`, `throughput` or `latency`.
     pub optimize_for: String,
-    /// `bbr` or `cubic`.
+    /// `auto`, `bbr` or `cubic`.
     pub congestion: String,
     /// TCP_NODELAY on local sockets.
     pub tcp_nodelay: bool,
@@ -65,10 +65,10 @@ impl Tuning {
     /// The encrypted connection's part.
     pub fn transport(&self) -> transport::Settings {
         transport::Settings {
-            congestion: if self.congestion == Congestion::Cubic.as_str() {
-                transport::Congestion::Cubic
-            } else {
-                transport::Congestion::Bbr
+            congestion: match Congestion::read(&self.congestion) {
+                Some(Congestion::Cubic) => transport::Congestion::Cubic,
+                Some(Congestion::Bbr) => transport::Congestion::Bbr,
+                Some(Congestion::Auto) | None => transport::Congestion::Auto,
             },
             idle_timeout: self.idle_timeout,
             connect_timeout: self.connect_timeout,

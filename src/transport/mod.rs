@@ -3,6 +3,7 @@
 //! QUIC with TLS 1.3 and raw public keys on both sides, tuned for the path at hand; it knows keys but not who may
 //! enter, and streams but not what is on them. Implements `proto-spec/session.md`, chapter "Connection".
 
+mod congestion;
 mod connection;
 mod endpoint;
 mod negotiated;

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::congestion;
 use quinn::congestion::{BbrConfig, ControllerFactory, CubicConfig};
 use quinn::{IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
 
@@ -27,6 +28,8 @@ pub struct Settings {
 /// Congestion controllers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Congestion {
+    /// Our own: keeps its rate on lossy links and the queue short.
+    Auto,
     /// Model-based; keeps its rate on links that lose packets at random.
     Bbr,
     /// Loss-based, RFC 9438; collapses on such links, and is kind to other traffic on a shared one.
@@ -58,7 +61,7 @@ pub enum PostQuantum {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            congestion: Congestion::Bbr,
+            congestion: Congestion::Auto,
             idle_timeout: Duration::from_secs(30),
             connect_timeout: Duration::from_secs(3),
             max_packet: None,
@@ -102,7 +105,7 @@ impl Settings {
             .datagram_send_buffer_size(DATAGRAM_QUEUE)
             .allow_spin(false);
         let mtu = self.tune_packets(&mut config, loopback);
-        config.congestion_controller_factory(self.controller(mtu));
+        config.congestion_controller_factory(self.controller(mtu, loopback));
         config
     }
 
@@ -125,9 +128,10 @@ impl Settings {
         MIN_PACKET
     }
 
-    fn controller(&self, mtu: u16) -> Arc<dyn ControllerFactory + Send + Sync> {
+    fn controller(&self, mtu: u16, loopback: bool) -> Arc<dyn ControllerFactory + Send + Sync> {
         let initial_window = (10 * u64::from(mtu)).max(INITIAL_WINDOW);
         match self.congestion {
+            Congestion::Auto => Arc::new(congestion::Config { loopback }),
             Congestion::Bbr => {
                 let mut bbr = BbrConfig::default();
                 bbr.initial_window(initial_window);

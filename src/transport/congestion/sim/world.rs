@@ -1,0 +1,326 @@
+//! Connections of quinn-proto over simulated links, in virtual time: what they do depends on the seed alone.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use quinn::congestion::ControllerFactory;
+use quinn_proto::{
+    ClientConfig, Connection, ConnectionHandle, DatagramEvent, Dir, Endpoint, Event, ServerConfig,
+    StreamId, Transmit,
+};
+
+use super::link::{Line, Link, Random};
+use crate::identity::Keypair;
+use crate::transport::settings::{CONNECTION_WINDOW, Settings};
+use crate::transport::{Secrets, tls};
+
+/// A path shared by some connections, each of which carries as much as it can from client to router.
+pub(super) struct World {
+    pub(super) began: Instant,
+    pub(super) now: Instant,
+    random: Random,
+    pub(super) forth: Line,
+    back: Line,
+    events: BinaryHeap<Reverse<(Instant, u64, usize)>>,
+    packets: Vec<Option<Packet>>,
+    free: Vec<usize>,
+    order: u64,
+    pub(super) flows: Vec<Flow>,
+}
+
+struct Packet {
+    flow: usize,
+    to_server: bool,
+    bytes: BytesMut,
+}
+
+/// One connection.
+pub(super) struct Flow {
+    client: Side,
+    server: Side,
+    starts: Instant,
+    stops: Option<Instant>,
+    stream: Option<StreamId>,
+    /// Bytes that have arrived, by tenth of a second since the world began.
+    pub(super) arrived: Vec<u64>,
+}
+
+struct Side {
+    endpoint: Endpoint,
+    addr: SocketAddr,
+    connection: Option<(ConnectionHandle, Connection)>,
+}
+
+impl World {
+    pub(super) fn new(link: Link, seed: u64) -> Self {
+        let now = Instant::now();
+        Self {
+            began: now,
+            now,
+            random: Random(seed),
+            forth: Line::new(link, now),
+            back: Line::new(link.back(), now),
+            events: BinaryHeap::new(),
+            packets: Vec::new(),
+            free: Vec::new(),
+            order: 0,
+            flows: Vec::new(),
+        }
+    }
+
+    /// Adds a connection that begins to send at `starts` after the world's beginning.
+    pub(super) fn flow(
+        &mut self,
+        controller: Arc<dyn ControllerFactory + Send + Sync>,
+        starts: Duration,
+    ) -> usize {
+        let (client, server) = (Keypair::from_seed([1; 32]), Keypair::from_seed([2; 32]));
+        let settings = Settings::default();
+        let index = self.flows.len() as u16;
+        let client_addr: SocketAddr = (DOCUMENTATION, 1_000 + index).into();
+        let server_addr: SocketAddr = (DOCUMENTATION, 2_000 + index).into();
+        let crypto = tls::router(&settings, &server).expect("TLS settings");
+        let secrets = Secrets::from_seed([3; 32]);
+        let mut serve = ServerConfig::new(Arc::new(crypto), secrets.token_key());
+        serve.transport_config(Arc::new(settings.transport(DOCUMENTATION.into(), true)));
+        let mut endpoint = || {
+            let mut seed = [0; 32];
+            seed[..8].copy_from_slice(&self.random.next().to_le_bytes());
+            seed
+        };
+        let (one, two) = (endpoint(), endpoint());
+        let config = Arc::new(secrets.endpoint());
+        let router = Endpoint::new(config, Some(Arc::new(serve)), true, Some(one));
+        let mut dialling = Endpoint::new(Arc::default(), None, true, Some(two));
+        let (crypto, _) = tls::client(&settings, &client, server.identity()).expect("TLS settings");
+        let mut dial = ClientConfig::new(Arc::new(crypto));
+        let mut transport = settings.transport(DOCUMENTATION.into(), false);
+        transport.congestion_controller_factory(controller);
+        dial.transport_config(Arc::new(transport));
+        let starts = self.began + starts;
+        let connection =
+            dialling.connect(starts, dial, server_addr, "conduit.invalid").expect("a connection");
+        self.flows.push(Flow {
+            client: Side { endpoint: dialling, addr: client_addr, connection: Some(connection) },
+            server: Side { endpoint: router, addr: server_addr, connection: None },
+            starts,
+            stops: None,
+            stream: None,
+            arrived: Vec::new(),
+        });
+        self.flows.len() - 1
+    }
+
+    /// The connection stops to send at `at`.
+    pub(super) fn stop(&mut self, flow: usize, at: Duration) {
+        self.flows[flow].stops = Some(self.began + at);
+    }
+
+    /// The client's end of a flow.
+    pub(super) fn client(&self, flow: usize) -> &Connection {
+        &self.flows[flow].client.connection.as_ref().expect("connected from the start").1
+    }
+
+    /// Runs until `at` after the beginning.
+    pub(super) fn run(&mut self, at: Duration) {
+        let until = self.began + at;
+        loop {
+            let packet = self.events.peek().map(|Reverse((at, ..))| *at);
+            let timer = self.flows.iter_mut().filter_map(Flow::timer).min();
+            let Some(next) = packet.into_iter().chain(timer).min().filter(|next| *next <= until)
+            else {
+                break;
+            };
+            self.now = self.now.max(next);
+            while let Some(Reverse((at, _, slot))) = self.events.peek().copied() {
+                if at > self.now {
+                    break;
+                }
+                self.events.pop();
+                let packet = self.packets[slot].take().expect("a scheduled packet");
+                self.free.push(slot);
+                self.arrive(packet);
+            }
+            for index in 0..self.flows.len() {
+                if self.flows[index].timer().is_some_and(|at| at <= self.now) {
+                    self.flows[index].expire(self.now);
+                    self.drive(index);
+                }
+            }
+        }
+        self.now = until;
+    }
+
+    fn arrive(&mut self, packet: Packet) {
+        let now = self.now;
+        let flow = &mut self.flows[packet.flow];
+        let (side, from) = if packet.to_server {
+            (&mut flow.server, flow.client.addr)
+        } else {
+            (&mut flow.client, flow.server.addr)
+        };
+        let mut answer = Vec::new();
+        match side.endpoint.handle(now, from, None, None, packet.bytes, &mut answer) {
+            Some(DatagramEvent::ConnectionEvent(_, event)) => {
+                if let Some((_, connection)) = &mut side.connection {
+                    connection.handle_event(event);
+                }
+            }
+            Some(DatagramEvent::NewConnection(incoming)) => {
+                let accepted = side.endpoint.accept(incoming, now, &mut answer, None);
+                let (handle, mut connection) = accepted.unwrap_or_else(|_| panic!("refused"));
+                connection.set_receive_window(CONNECTION_WINDOW);
+                side.connection = Some((handle, connection));
+            }
+            Some(DatagramEvent::Response(_)) | None => {}
+        }
+        self.drive(packet.flow);
+    }
+
+    /// Lets both ends of a flow do what they can.
+    fn drive(&mut self, index: usize) {
+        let tenth = (self.now - self.began).as_millis() as usize / 100;
+        let flow = &mut self.flows[index];
+        if self.now < flow.starts {
+            return;
+        }
+        flow.write(self.now);
+        let read = flow.server.read();
+        if flow.arrived.len() <= tenth {
+            flow.arrived.resize(tenth + 1, 0);
+        }
+        flow.arrived[tenth] += read;
+        for to_server in [true, false] {
+            let mut buffer = Vec::with_capacity(64 << 10);
+            loop {
+                let flow = &mut self.flows[index];
+                let side = if to_server { &mut flow.client } else { &mut flow.server };
+                side.exchange();
+                let Some((_, connection)) = &mut side.connection else { break };
+                buffer.clear();
+                let Some(transmit) = connection.poll_transmit(self.now, 10, &mut buffer) else {
+                    break;
+                };
+                self.send(index, to_server, &transmit, &buffer);
+            }
+        }
+    }
+
+    fn send(&mut self, flow: usize, to_server: bool, transmit: &Transmit, buffer: &[u8]) {
+        let segment = transmit.segment_size.unwrap_or(transmit.size);
+        for bytes in buffer[..transmit.size].chunks(segment) {
+            let line = if to_server { &mut self.forth } else { &mut self.back };
+            let Some(arrival) = line.send(self.now, bytes.len() + IP_AND_UDP, &mut self.random)
+            else {
+                continue;
+            };
+            let packet = Some(Packet { flow, to_server, bytes: BytesMut::from(bytes) });
+            let slot = match self.free.pop() {
+                Some(slot) => {
+                    self.packets[slot] = packet;
+                    slot
+                }
+                None => {
+                    self.packets.push(packet);
+                    self.packets.len() - 1
+                }
+            };
+            self.order += 1;
+            self.events.push(Reverse((arrival, self.order, slot)));
+        }
+    }
+}
+
+impl Flow {
+    /// When one of the ends wants to be called.
+    fn timer(&mut self) -> Option<Instant> {
+        if self.arrived.is_empty() {
+            return Some(self.starts);
+        }
+        self.client.timer().into_iter().chain(self.server.timer()).min()
+    }
+
+    fn expire(&mut self, now: Instant) {
+        for side in [&mut self.client, &mut self.server] {
+            if let Some((_, connection)) = &mut side.connection
+                && connection.poll_timeout().is_some_and(|at| at <= now)
+            {
+                connection.handle_timeout(now);
+            }
+        }
+    }
+
+    fn write(&mut self, now: Instant) {
+        let Some((_, connection)) = &mut self.client.connection else { return };
+        if connection.is_handshaking() || self.stops.is_some_and(|at| at <= now) {
+            return;
+        }
+        if self.stream.is_none() {
+            self.stream = connection.streams().open(Dir::Bi);
+        }
+        let Some(stream) = self.stream else { return };
+        let mut stream = connection.send_stream(stream);
+        while stream
+            .write_chunks(&mut [Bytes::from_static(&ZEROS)])
+            .is_ok_and(|written| written.bytes > 0)
+        {}
+    }
+
+    /// Bytes per second that arrived between two moments.
+    pub(super) fn rate(&self, from: Duration, to: Duration) -> f64 {
+        let tenths = |at: Duration| at.as_millis() as usize / 100;
+        let bytes: u64 = self.arrived.iter().take(tenths(to)).skip(tenths(from)).sum();
+        bytes as f64 / (to - from).as_secs_f64()
+    }
+
+    /// The same in Mbit/s.
+    pub(super) fn mbit(&self, from: u64, to: u64) -> f64 {
+        self.rate(Duration::from_secs(from), Duration::from_secs(to)) * 8.0 / 1e6
+    }
+}
+
+impl Side {
+    fn timer(&mut self) -> Option<Instant> {
+        self.connection.as_mut().and_then(|(_, connection)| connection.poll_timeout())
+    }
+
+    /// Events between connection and endpoint.
+    fn exchange(&mut self) {
+        let Some((handle, connection)) = &mut self.connection else { return };
+        while let Some(event) = connection.poll_endpoint_events() {
+            if let Some(event) = self.endpoint.handle_event(*handle, event) {
+                connection.handle_event(event);
+            }
+        }
+        while let Some(event) = connection.poll() {
+            if let Event::ConnectionLost { reason } = event {
+                panic!("the connection was lost: {reason}");
+            }
+        }
+    }
+
+    /// Takes everything that has come.
+    fn read(&mut self) -> u64 {
+        let mut read = 0;
+        self.exchange();
+        let Some((_, connection)) = &mut self.connection else { return 0 };
+        let _ = connection.streams().accept(Dir::Bi);
+        let stream = StreamId::new(quinn_proto::Side::Client, Dir::Bi, 0);
+        let mut stream = connection.recv_stream(stream);
+        if let Ok(mut chunks) = stream.read(true) {
+            while let Ok(Some(chunk)) = chunks.next(usize::MAX) {
+                read += chunk.bytes.len() as u64;
+            }
+            let _ = chunks.finalize();
+        }
+        read
+    }
+}
+
+const DOCUMENTATION: std::net::Ipv4Addr = std::net::Ipv4Addr::new(192, 0, 2, 1);
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+const IP_AND_UDP: usize = 28;
