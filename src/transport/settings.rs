@@ -7,11 +7,18 @@ use std::time::Duration;
 use quinn::congestion::{BbrConfig, ControllerFactory, CubicConfig};
 use quinn::{IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
 
+use super::ShareCell;
+use crate::tunnel::Priority;
+
 /// What can be set about a connection. Both ends have their own; the stricter idle limit wins.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Who decides how fast to send.
     pub congestion: Congestion,
+    /// The connection's share of its path, at first; see [`ShareCell`].
+    pub priority: Priority,
+    /// What to prefer where a full path costs either rate or delay.
+    pub optimize_for: OptimizeFor,
     /// A connection that hears nothing for this long is dead.
     pub idle_timeout: Duration,
     /// How long a connection attempt may take; on the router, the handshake of an accepted one.
@@ -31,6 +38,18 @@ pub enum Congestion {
     Bbr,
     /// Loss-based, RFC 9438; collapses on such links, and is kind to other traffic on a shared one.
     Cubic,
+}
+
+/// What to prefer where one costs the other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OptimizeFor {
+    /// Neither.
+    #[default]
+    Balanced,
+    /// Bytes per second.
+    Throughput,
+    /// Time to the first byte.
+    Latency,
 }
 
 /// TLS 1.3 cipher suites (RFC 8446, B.4).
@@ -59,6 +78,8 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             congestion: Congestion::Bbr,
+            priority: Priority::default(),
+            optimize_for: OptimizeFor::default(),
             idle_timeout: Duration::from_secs(30),
             connect_timeout: Duration::from_secs(3),
             max_packet: None,
@@ -78,9 +99,14 @@ impl Settings {
         (self.idle_timeout / 6).min(Duration::from_secs(5)).max(Duration::from_millis(100))
     }
 
-    /// quinn's settings for a connection to `peer`; the router starts narrow and widens for who is admitted. [SES-27]
-    /// [SES-28]
-    pub(super) fn transport(&self, peer: IpAddr, narrow: bool) -> TransportConfig {
+    /// quinn's settings for a connection to `peer` whose share is what `share` says; the router starts narrow and widens
+    /// for who is admitted. [SES-27] [SES-28]
+    pub(super) fn transport(
+        &self,
+        peer: IpAddr,
+        narrow: bool,
+        share: &Arc<ShareCell>,
+    ) -> TransportConfig {
         let mut config = TransportConfig::default();
         let loopback = peer.to_canonical().is_loopback();
         let idle =
@@ -102,7 +128,7 @@ impl Settings {
             .datagram_send_buffer_size(DATAGRAM_QUEUE)
             .allow_spin(false);
         let mtu = self.tune_packets(&mut config, loopback);
-        config.congestion_controller_factory(self.controller(mtu));
+        config.congestion_controller_factory(self.controller(mtu, share));
         config
     }
 
@@ -125,7 +151,11 @@ impl Settings {
         MIN_PACKET
     }
 
-    fn controller(&self, mtu: u16) -> Arc<dyn ControllerFactory + Send + Sync> {
+    fn controller(
+        &self,
+        mtu: u16,
+        _share: &Arc<ShareCell>,
+    ) -> Arc<dyn ControllerFactory + Send + Sync> {
         let initial_window = (10 * u64::from(mtu)).max(INITIAL_WINDOW);
         match self.congestion {
             Congestion::Bbr => {

@@ -56,6 +56,21 @@ pub enum ProxyProtocol {
     V2,
 }
 
+/// How a tunnel's connection shares a path with the other traffic there; the most urgent one is the least.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Priority {
+    /// Takes a larger share.
+    Interactive,
+    /// Shares as others do.
+    #[default]
+    Normal,
+    /// Makes way as soon as the path's queue grows.
+    Bulk,
+}
+
 /// What can be asked of a tunnel besides its ends.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Options {
@@ -220,6 +235,7 @@ words! {
     Protocol { Tcp = "tcp", Udp = "udp" }
     Oversize { Fragment = "fragment", Stream = "stream", Drop = "drop" }
     ProxyProtocol { Off = "off", V1 = "v1", V2 = "v2" }
+    Priority { Interactive = "interactive", Normal = "normal", Bulk = "bulk" }
 }
 
 #[cfg(test)]
