@@ -86,6 +86,9 @@ pub struct Options {
     pub proxy_protocol: ProxyProtocol,
     /// Front ends whose word is taken for who a visitor is: their connections begin with a PROXY header.
     pub trusted_proxies: Vec<IpNet>,
+    /// How the tunnel shares a path with the others.
+    #[serde(default)]
+    pub priority: Priority,
 }
 
 /// A tunnel as somebody asked for it.
@@ -146,6 +149,7 @@ impl Default for Options {
             oversize: Oversize::default(),
             proxy_protocol: ProxyProtocol::default(),
             trusted_proxies: Vec::new(),
+            priority: Priority::default(),
         }
     }
 }
