@@ -189,6 +189,8 @@ fn table(rows: &[Row], with_reasons: bool) -> Table {
             "DOWN",
             "RTT",
             "LOSS",
+            "WINDOW",
+            "MTU",
         ])
     };
     for Row { status, ended_at, is_silent } in rows {
@@ -216,6 +218,8 @@ fn table(rows: &[Row], with_reasons: bool) -> Table {
                 bytes(status.bytes_down),
                 or_dash(status.rtt_ms.map(milliseconds)),
                 or_dash(status.loss_percent.map(|loss| format!("{loss:.1} %"))),
+                or_dash(status.path.as_ref().map(|path| bytes(path.congestion_window))),
+                or_dash(status.mtu),
             ]);
         }
     }

@@ -17,6 +17,7 @@ mod list;
 mod logs;
 mod man;
 mod output;
+mod paths;
 mod prepare;
 mod reach;
 mod report;

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::context::{ANSWER, Context};
 use super::list::{answered, ends, if_silent};
 use super::output::{Table, milliseconds, or_dash, state};
+use super::paths::Paths;
 use super::running::{Found, ask_each, find};
 use crate::fleet::{Failure, Kind, NEVER_READY, exit};
 use crate::registry::{
@@ -270,7 +271,20 @@ fn show(all: &[Health], context: &Context) -> Result<(), Failure> {
             health.detail.clone(),
         ]);
     }
-    context.line(&table.render(context))
+    context.line(&table.render(context))?;
+    let mut paths = Paths::new();
+    for health in all {
+        match &health.document {
+            Report::Tunnel(status) => paths.tunnel(status),
+            Report::Router(status) => {
+                status.sessions.iter().for_each(|session| paths.client(session))
+            }
+            Report::Silent { .. } => {}
+        }
+    }
+    let Some(paths) = paths.table() else { return Ok(()) };
+    context.line("")?;
+    context.line(&paths.render(context))
 }
 
 fn is_called(record: &Record, name: &str) -> bool {

@@ -7,8 +7,8 @@ use ipnet::IpNet;
 
 use crate::fleet::Failure;
 use crate::tunnel::{
-    Bind, Direction, Name, Numbered, Options, Oversize, Protocol, ProxyProtocol, Span, Target,
-    TunnelSpec, parse_networks,
+    Bind, Direction, Name, Numbered, Options, Oversize, Priority, Protocol, ProxyProtocol, Span,
+    Target, TunnelSpec, parse_networks,
 };
 
 /// What a tunnel is, as the command line says it.
@@ -53,6 +53,9 @@ pub(super) struct TunnelArgs {
     /// Take a PROXY header from front ends in this network; may be given again
     #[arg(long, value_name = "NETWORK", value_parser = network)]
     trusted_proxy: Vec<IpNet>,
+    /// The tunnel's share where it meets other tunnels on one path: interactive, normal or bulk
+    #[arg(long, value_name = "PRIORITY", default_value_t, value_parser = word::<Priority>)]
+    priority: Priority,
 }
 
 /// Both ends, as ssh writes them.
@@ -98,6 +101,7 @@ impl TunnelArgs {
             oversize: self.oversize,
             proxy_protocol: self.proxy_protocol,
             trusted_proxies: self.trusted_proxy.clone(),
+            priority: self.priority,
         }
     }
 }
@@ -128,6 +132,9 @@ pub(super) fn words(spec: &TunnelSpec) -> Vec<String> {
     }
     if options.proxy_protocol != default.proxy_protocol {
         option("--proxy-protocol", options.proxy_protocol.to_string());
+    }
+    if options.priority != default.priority {
+        option("--priority", options.priority.to_string());
     }
     for network in &options.trusted_proxies {
         option("--trusted-proxy", network.to_string());
@@ -237,6 +244,8 @@ mod tests {
             "--source unix:/run/a --bind unix:/run/b --name c",
             "--source a:1-3 --bind 5-7 --group g --proxy-protocol v2 --trusted-proxy 10.0.0.0/8",
             "--protocol udp --source a:1 --bind 1 --oversize stream --max-flows 9 --flow-idle 1m",
+            "--source a:1 --bind 1 --priority bulk",
+            "--source a:1 --bind 1 --priority interactive",
         ] {
             let said = spec(line);
             assert_eq!(spec(&words(&said).join(" ")), said, "{line}");

@@ -97,6 +97,7 @@ impl Access {
         let group = tunnel.options.group.as_ref().map(ToString::to_string);
         let introduction = self.introduction(instance, group);
         let mut established = establish(self, &introduction, tasks, tries).await?;
+        established.session.connection().set_priority(tunnel.options.priority);
         match declare(tunnel, binds, self.session.message_timeout, &mut established).await {
             Ok(binds) => Ok(Declared { established, binds }),
             Err(error) => {

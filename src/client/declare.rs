@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::StartError;
 use super::connect::Established;
 use crate::session::Event;
-use crate::tunnel::{Bind, Direction, Protocol, ProxyProtocol, Span, Target, TunnelSpec};
+use crate::tunnel::{Bind, Direction, Priority, Protocol, ProxyProtocol, Span, Target, TunnelSpec};
 use crate::wire::{self, Code, Declare, Declared, FlowClose, VERSION};
 
 /// The first number of the tunnels of this process; a row of ports has one for each. [SES-30]
@@ -99,6 +99,12 @@ fn message(tunnel: &TunnelSpec, index: usize, bind: &Bind, source: &Target) -> D
         }
         .into(),
         trusted_proxies: options.trusted_proxies.iter().map(ToString::to_string).collect(),
+        priority: match options.priority {
+            Priority::Normal => wire::Priority::Normal,
+            Priority::Interactive => wire::Priority::Interactive,
+            Priority::Bulk => wire::Priority::Bulk,
+        }
+        .into(),
     }
 }
 

@@ -28,7 +28,7 @@ pub use access::{Access, Enrolled, enrol};
 pub use connect::RouterAddress;
 pub use error::{Failure, StartError, TAKEN_OVER};
 pub use once::{Once, once};
-pub(crate) use status::{packets, refusals, version};
+pub(crate) use status::{packets, path_status, refusals, version};
 
 use crate::ends::{DialSettings, ListenError, Listener, UdpPort};
 use crate::registry::Call;

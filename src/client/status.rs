@@ -11,11 +11,11 @@ use tokio::sync::mpsc;
 use super::probe::probe;
 use super::{CARRIER, Shared};
 use crate::registry::{
-    Call, ConnectionStatus, PacketStatus, Refusal, Request, RouterView, RpcError, TlsStatus,
-    TunnelStatus, rfc3339,
+    Call, ConnectionStatus, PacketStatus, PathStatus, Refusal, Request, RouterView, RpcError,
+    TlsStatus, TunnelStatus, rfc3339,
 };
 use crate::relay::{Loss, Traffic, TrafficMetrics};
-use crate::session::Terms;
+use crate::session::{Session, Terms};
 use crate::task::Tasks;
 use crate::telemetry;
 use crate::tunnel::{Protocol, TunnelState};
@@ -91,6 +91,7 @@ impl Shared {
             rtt_ms: path.map(|path| path.rtt.as_secs_f64() * 1e3),
             loss_percent: path.map(|path| path.loss_percent()),
             mtu: path.map(|path| path.mtu),
+            path: session.as_ref().map(path_status),
             tls: session.as_ref().and_then(|session| session.connection().negotiated()).map(
                 |tls| TlsStatus {
                     version: "TLS 1.3".to_owned(),
@@ -170,6 +171,21 @@ pub(crate) fn refusals(table: &crate::relay::Table) -> Vec<Refusal> {
         .collect()
 }
 
+/// What a session's path does, in the registry's words.
+pub(crate) fn path_status(session: &Session) -> PathStatus {
+    let path = session.path();
+    PathStatus {
+        rtt_ms: path.rtt.as_secs_f64() * 1e3,
+        packets_sent: path.sent,
+        packets_lost: path.lost,
+        loss_percent: path.loss_percent(),
+        bytes_lost: path.lost_bytes,
+        congestion_window: path.congestion_window,
+        mtu: path.mtu,
+        priority: session.connection().priority(),
+    }
+}
+
 /// Packets, in the registry's words.
 pub(crate) fn packets(traffic: &Traffic) -> PacketStatus {
     let occurred = Loss::ALL.iter().filter(|loss| traffic.lost(**loss) > 0);
@@ -198,6 +214,7 @@ pub(super) struct Metrics {
     mtu: Gauge,
     window: Gauge,
     lost: Counter,
+    lost_bytes: Counter,
     session: Gauge,
     packets: TrafficMetrics,
 }
@@ -218,6 +235,8 @@ impl Metrics {
                 .register_gauge("path_congestion_window_bytes", "Bytes that may be in flight"),
             lost: registry
                 .register_counter("path_lost_packets", "Packets lost on the present session"),
+            lost_bytes: registry
+                .register_counter("path_lost_bytes", "Bytes lost on the present session"),
             session: registry.register_gauge("session_up", "1 while there is a session"),
             packets: TrafficMetrics::new(registry),
             registry: registry.clone(),
@@ -237,6 +256,7 @@ impl Metrics {
             self.mtu.set(path.mtu.into());
             self.window.set(path.congestion_window as i64);
             self.lost.inner().store(path.lost, Relaxed);
+            self.lost_bytes.inner().store(path.lost_bytes, Relaxed);
         }
     }
 }

@@ -143,10 +143,17 @@ fn write_tunnel(out: &mut String, tunnel: &TunnelSpec) {
 }
 
 /// The options by their keys; `None` is what the absence of a key means.
-fn values(options: &Options) -> [(&'static str, Option<Value>); 6] {
+fn values(options: &Options) -> [(&'static str, Option<Value>); 7] {
     // Every field by name: a new one that is not written would be lost in silence.
-    let Options { group, flow_idle, max_flows, oversize, proxy_protocol, trusted_proxies } =
-        options;
+    let Options {
+        group,
+        flow_idle,
+        max_flows,
+        oversize,
+        proxy_protocol,
+        trusted_proxies,
+        priority,
+    } = options;
     let networks: Vec<String> = trusted_proxies.iter().map(ToString::to_string).collect();
     let text = |text: &str| Some(Value::Text(text.to_owned()));
     [
@@ -156,6 +163,7 @@ fn values(options: &Options) -> [(&'static str, Option<Value>); 6] {
         ("oversize", text(oversize.as_str())),
         ("proxy_protocol", text(proxy_protocol.as_str())),
         ("trusted_proxies", (!networks.is_empty()).then_some(Value::Texts(networks))),
+        ("priority", text(priority.as_str())),
     ]
 }
 

@@ -93,6 +93,7 @@ const ILLEGAL: &[(&str, &[&str])] = &[
     ("tunnels.flow_idle", &["\"0s\"", "120", "\"999ms\"", "\"25h\"", "\"never\"", "true", "-0.0"]),
     ("tunnels.max_flows", &["0", "65537", "-1", "\"1\"", "1.5", "\"off\""]),
     ("tunnels.oversize", &["\"cut\"", "\"Drop\"", "1", "false"]),
+    ("tunnels.priority", &["\"high\"", "\"Bulk\"", "1", "true", "\"\""]),
     ("tunnels.proxy_protocol", &["\"v3\"", "\"V1\"", "1", "true", "\"on\""]),
     (
         "tunnels.trusted_proxies",

@@ -1,7 +1,7 @@
 //! The table of keys. A key stands here when this version honours it, and only then.
 
 use super::schema::{Absent, Key, Kind, Places};
-use crate::tunnel::{Direction, Oversize, Protocol, ProxyProtocol};
+use crate::tunnel::{Direction, Oversize, Priority, Protocol, ProxyProtocol};
 
 /// A key of the file, the environment and flags, with a default.
 const fn key(
@@ -174,6 +174,12 @@ const TUNNELS: &[Key] = &[
         Kind::Networks,
         Absent::Means { meaning: "nobody", example: "10.0.0.0/8" },
         "Front ends that say with a PROXY header who a visitor is.",
+    ),
+    in_tunnel(
+        "priority",
+        Kind::Choice(Priority::WORDS),
+        Absent::Value("normal"),
+        "The tunnel's share where it meets other tunnels on one path; bulk makes way for everything else.",
     ),
 ];
 

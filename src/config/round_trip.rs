@@ -9,7 +9,7 @@ use proptest::sample::subsequence;
 use super::schema::{Absent, Key, Kind, Places};
 use super::*;
 use crate::tunnel::{
-    BindAddr, Direction, Host, HostPort, Identity, Name, Options, Oversize, Protocol,
+    BindAddr, Direction, Host, HostPort, Identity, Name, Options, Oversize, Priority, Protocol,
     ProxyProtocol, TunnelSpec,
 };
 
@@ -121,10 +121,14 @@ fn options() -> impl Strategy<Value = Options> {
     let group = legal(Kind::Name).prop_map(|name| name.parse().expect("a name"));
     let idle = (1_000..=86_400_000_u64).prop_map(Duration::from_millis);
     let networks = proptest::collection::vec((any::<std::net::IpAddr>(), 0..=32_u8), 0..4);
-    let words = (word::<Oversize>(Oversize::WORDS), word::<ProxyProtocol>(ProxyProtocol::WORDS));
+    let words = (
+        word::<Oversize>(Oversize::WORDS),
+        word::<ProxyProtocol>(ProxyProtocol::WORDS),
+        word::<Priority>(Priority::WORDS),
+    );
     let numbers = (option::of(idle), 1..=65_536_usize);
     let some = (option::of(group), numbers, words, networks).prop_map(
-        |(group, (flow_idle, max_flows), (oversize, proxy_protocol), networks)| Options {
+        |(group, (flow_idle, max_flows), (oversize, proxy_protocol, priority), networks)| Options {
             group,
             flow_idle,
             max_flows,
@@ -134,6 +138,7 @@ fn options() -> impl Strategy<Value = Options> {
                 .into_iter()
                 .map(|(addr, bits)| ipnet::IpNet::new(addr, bits).expect("at most 32 bits"))
                 .collect(),
+            priority,
         },
     );
     prop_oneof![Just(Options::default()), some]

@@ -209,6 +209,7 @@ impl Draft {
             oversize: self.word("oversize")?,
             proxy_protocol: self.word("proxy_protocol")?,
             trusted_proxies: parse_networks(&networks).ok()?,
+            priority: self.word("priority")?,
         })
     }
 

@@ -10,10 +10,12 @@ use tokio::runtime::{Builder, Runtime};
 pub fn runtime(threads: Option<usize>) -> io::Result<Runtime> {
     raise_file_limit();
     match threads {
-        Some(threads) if threads > 1 => {
-            Builder::new_multi_thread().worker_threads(threads).enable_all().build()
-        }
-        _ => Builder::new_current_thread().enable_all().build(),
+        Some(threads) if threads > 1 => Builder::new_multi_thread()
+            .worker_threads(threads)
+            .event_interval(EVENT_INTERVAL)
+            .enable_all()
+            .build(),
+        _ => Builder::new_current_thread().event_interval(EVENT_INTERVAL).enable_all().build(),
     }
 }
 
@@ -52,3 +54,8 @@ pub fn pin_to_processors(processors: &[usize]) -> io::Result<()> {
 pub fn pin_to_processors(processors: &[usize]) -> io::Result<()> {
     if processors.is_empty() { Ok(()) } else { Err(io::ErrorKind::Unsupported.into()) }
 }
+
+/// Tasks that run before sockets are looked at again. With tokio's 61, each of which may copy as much as one may in a
+/// turn, a keystroke beside bulk was seen late: p95 of an echo on loopback 12 ms, and 4 ms with 8, at the same rate of
+/// the bulk and of requests.
+const EVENT_INTERVAL: u32 = 8;

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{CipherSuite, Congestion, OptimizeFor, Performance, PostQuantum};
 use crate::ends::DialSettings;
+use crate::tunnel::Priority;
 use crate::{client, relay, session, transport};
 
 /// What a process is tuned with; travels to a tunnel process as JSON.
@@ -70,6 +71,8 @@ impl Tuning {
                 Some(Congestion::Bbr) => transport::Congestion::Bbr,
                 Some(Congestion::Auto) | None => transport::Congestion::Auto,
             },
+            priority: Priority::default(),
+            optimize_for: self.aim(),
             idle_timeout: self.idle_timeout,
             connect_timeout: self.connect_timeout,
             max_packet: self.max_packet,
@@ -79,6 +82,14 @@ impl Tuning {
                 "off" => transport::PostQuantum::Off,
                 _ => transport::PostQuantum::Prefer,
             },
+        }
+    }
+
+    fn aim(&self) -> transport::OptimizeFor {
+        match self.optimize_for.as_str() {
+            "throughput" => transport::OptimizeFor::Throughput,
+            "latency" => transport::OptimizeFor::Latency,
+            _ => transport::OptimizeFor::Balanced,
         }
     }
 

@@ -7,8 +7,8 @@ use uuid::Uuid;
 
 use super::record::Record;
 use crate::tunnel::{
-    Bind, BindAddr, Direction, HostPort, Identity, Name, Protocol, Span, Target, TunnelId,
-    TunnelState,
+    Bind, BindAddr, Direction, HostPort, Identity, Name, Priority, Protocol, Span, Target,
+    TunnelId, TunnelState,
 };
 
 /// A tunnel: one element of `tunnels` in `conduit.list/1`.
@@ -50,6 +50,9 @@ pub struct TunnelStatus {
     pub loss_percent: Option<f64>,
     /// The path's MTU in use, bytes.
     pub mtu: Option<u16>,
+    /// What the session's path does, of what this end sends; nothing while there is no session.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<PathStatus>,
     /// What protects the session.
     pub tls: Option<TlsStatus>,
     /// Why it failed, or what last went wrong.
@@ -78,6 +81,28 @@ pub struct PacketStatus {
     pub received: u64,
     /// Not carried on, by reason; reasons that have not occurred are left out.
     pub dropped: BTreeMap<String, u64>,
+}
+
+/// What a session's path does, as one of its ends sees it: what that end sends.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PathStatus {
+    /// Smoothed round-trip time, milliseconds.
+    pub rtt_ms: f64,
+    /// Packets sent since the session began.
+    pub packets_sent: u64,
+    /// Of those, declared lost.
+    pub packets_lost: u64,
+    /// Packets lost, per cent of those sent.
+    pub loss_percent: f64,
+    /// Bytes of the packets that were lost.
+    pub bytes_lost: u64,
+    /// Bytes that may be in flight.
+    pub congestion_window: u64,
+    /// The largest UDP payload in use, bytes.
+    pub mtu: u16,
+    /// The share of the path that the session is to have.
+    pub priority: Priority,
 }
 
 /// What protects a session.
@@ -227,6 +252,9 @@ pub struct SessionStatus {
     pub active_streams: u64,
     /// Smoothed round-trip time, milliseconds.
     pub rtt_ms: Option<f64>,
+    /// What its path does, of what the router sends.
+    #[serde(default)]
+    pub path: PathStatus,
 }
 
 impl TunnelStatus {
@@ -252,6 +280,7 @@ impl TunnelStatus {
             rtt_ms: None,
             loss_percent: None,
             mtu: None,
+            path: None,
             tls: None,
             last_error: record.last_error.clone(),
             probe: None,

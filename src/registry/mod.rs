@@ -24,8 +24,8 @@ mod supervision;
 
 pub use admission::{ClientStatus, Invitation, IssuedToken, TokenStatus};
 pub use answer::{
-    ConnectionStatus, PacketStatus, Probe, PublishedStatus, Refusal, RouterStatus, RouterView,
-    SessionStatus, TlsStatus, TunnelStatus,
+    ConnectionStatus, PacketStatus, PathStatus, Probe, PublishedStatus, Refusal, RouterStatus,
+    RouterView, SessionStatus, TlsStatus, TunnelStatus,
 };
 pub use ask::{CallError, ControlClient, ask, ask_all};
 pub use claim::{Claim, ClaimError};

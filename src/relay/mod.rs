@@ -29,12 +29,23 @@ pub struct Settings {
     pub read_buffer: usize,
     /// Bytes handed to a socket in one go, at most.
     pub write_buffer: usize,
+    /// Bytes of one direction of one connection before others get their turn.
+    pub turn: usize,
     /// How long a half-closed connection may stay silent.
     pub linger: Duration,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { read_buffer: 256 << 10, write_buffer: 1 << 20, linger: Duration::from_secs(30) }
+        Self {
+            read_buffer: 256 << 10,
+            write_buffer: 1 << 20,
+            turn: TURN,
+            linger: Duration::from_secs(30),
+        }
     }
 }
+
+/// 50 microseconds of copying. An echo beside bulk on loopback took 8.9 ms in the median where a turn was as long as
+/// there were bytes, 5.3 ms with 256 KiB; with 128 KiB and a smaller window of QUIC's, 1.8 ms.
+const TURN: usize = 128 << 10;

@@ -164,6 +164,7 @@ async fn upload<'s>(
     moved: &AtomicU64,
 ) -> Result<ReadHalf<'s>, EndedBy> {
     let mut appetite = FIRST_READ.min(settings.read_buffer);
+    let mut turn = 0;
     loop {
         let room = sender.room();
         if room == 0 {
@@ -183,7 +184,12 @@ async fn upload<'s>(
             appetite = FIRST_READ.min(settings.read_buffer);
         }
         moved.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        turn += bytes.len();
         sender.send(bytes).await?;
+        if turn >= settings.turn {
+            turn = 0;
+            tokio::task::yield_now().await;
+        }
     }
     sender.finish();
     sender.settled().await?;
@@ -232,7 +238,11 @@ fn poll_download(
     counters: &Counters,
     cx: &mut Context<'_>,
 ) -> Poll<Result<(), EndedBy>> {
+    let mut turn = 0;
     for _ in 0..TURNS {
+        if turn >= settings.turn {
+            break;
+        }
         let waiting = queue.chunks.len();
         let mut drained = *ended || !receiver.has_room();
         while !drained && queue.chunks.len() - waiting < SLICES {
@@ -253,6 +263,7 @@ fn poll_download(
         match Pin::new(&mut *socket).poll_write_vectored(cx, &slices[..count]) {
             Poll::Ready(Ok(written)) => {
                 queue.advance(written);
+                turn += written;
                 let total =
                     counters.received.fetch_add(written as u64, Ordering::Relaxed) + written as u64;
                 receiver.delivered(total, queue.is_empty());
@@ -297,7 +308,7 @@ impl From<ReceiveError> for EndedBy {
 const FIRST_READ: usize = 16 << 10;
 /// Slices of one vectored write: 2 KiB on the stack, 400 KiB of loopback packets.
 const SLICES: usize = 128;
-/// So many new chunks behind a full socket are worth gathering.
-const STALLED: usize = 4;
 /// Turns before other tasks get theirs.
 const TURNS: usize = 16;
+/// So many new chunks behind a full socket are worth gathering.
+const STALLED: usize = 4;

@@ -8,8 +8,8 @@ use crate::policy::Decision;
 use crate::relay::FlowRules;
 use crate::routes::Holder;
 use crate::tunnel::{
-    Bind, Direction, Name, Options, Oversize, Protocol, ProxyProtocol, Target, UnixPathError,
-    parse_networks,
+    Bind, Direction, Name, Options, Oversize, Priority, Protocol, ProxyProtocol, Target,
+    UnixPathError, parse_networks,
 };
 use crate::wire::{self, Code, Declare, Declared, check_version};
 
@@ -20,6 +20,7 @@ pub(super) struct Declaration {
     pub(super) proxy_protocol: ProxyProtocol,
     pub(super) rules: FlowRules,
     pub(super) max_flows: usize,
+    pub(super) priority: Priority,
     pub(super) role: Role,
 }
 
@@ -84,6 +85,7 @@ impl Client {
             proxy_protocol: asked.options.proxy_protocol,
             rules: FlowRules::new(asked.tunnel, &asked.options),
             max_flows: asked.options.max_flows,
+            priority: asked.options.priority,
             role,
         };
         Ok((declaration, bind))
@@ -196,6 +198,12 @@ fn read(declare: &Declare) -> Result<Asked, Refusal> {
         oversize,
         proxy_protocol,
         trusted_proxies: parse_networks(&declare.trusted_proxies).map_err(denied)?,
+        // A wish, which an older router does not even read. [SES-35]
+        priority: match wire::Priority::try_from(declare.priority) {
+            Ok(wire::Priority::Interactive) => Priority::Interactive,
+            Ok(wire::Priority::Bulk) => Priority::Bulk,
+            Ok(wire::Priority::Normal) | Err(_) => Priority::Normal,
+        },
     };
     Ok(Asked { tunnel: declare.tunnel, name, direction, protocol, options })
 }

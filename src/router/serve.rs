@@ -65,8 +65,7 @@ impl Client {
             }
             // [SES-32]
             Event::Withdraw(withdraw) => {
-                let mut tunnels = self.tunnels.write().unwrap_or_else(PoisonError::into_inner);
-                drop(tunnels.remove(&withdraw.tunnel));
+                self.change(|tunnels| drop(tunnels.remove(&withdraw.tunnel)));
             }
             Event::GoAway(leave) => {
                 tracing::debug!(client = %self.name, reason = leave.message, "the client is about to leave");
@@ -94,7 +93,15 @@ impl Client {
     }
 
     pub(super) fn keep(&self, tunnel: u32, declaration: Declaration) {
-        self.tunnels.write().unwrap_or_else(PoisonError::into_inner).insert(tunnel, declaration);
+        self.change(|tunnels| drop(tunnels.insert(tunnel, declaration)));
+    }
+
+    /// What is declared decides about the session's share of its path: the most urgent tunnel does. [SES-35]
+    fn change(&self, change: impl FnOnce(&mut HashMap<u32, Declaration>)) {
+        let mut tunnels = self.tunnels.write().unwrap_or_else(PoisonError::into_inner);
+        change(&mut tunnels);
+        let most_urgent = tunnels.values().map(|declared| declared.priority).min();
+        self.session.connection().set_priority(most_urgent.unwrap_or_default());
     }
 
     pub(super) fn tunnels(&self) -> RwLockReadGuard<'_, HashMap<u32, Declaration>> {

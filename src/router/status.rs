@@ -56,6 +56,7 @@ impl Shared {
         let sessions = self.sessions.present().into_iter().map(|present| SessionStatus {
             active_streams: present.session.incoming_streams().into(),
             rtt_ms: Some(present.session.path().rtt.as_secs_f64() * 1e3),
+            path: crate::client::path_status(&present.session),
             addr: present.session.connection().remote_addr().to_string(),
             client: present.name,
             identity: present.identity,

@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use super::frames::{FrameReader, ReceiveFrameError};
 use super::ledger::Ledger;
+use super::urgency::Urgency;
 use super::{Ended, Event, Inner, Session, Settings, StreamCredit, Terms, control, datagrams};
 use crate::identity::{
     Keypair, RandomError, Ticket, Token, random_bytes, ticket_proof_message, token_proof,
@@ -175,6 +176,8 @@ pub(super) fn begin(
     settings: &Settings,
     tasks: &Tasks,
 ) -> Result<(Session, mpsc::Receiver<Event>), RandomError> {
+    // It has just been written to, so it is there.
+    let _ = send.set_priority(Urgency::Control as i32);
     let ledger = Ledger::new(connection.clone(), settings);
     let (outbox, messages) = mpsc::channel(OUTBOX);
     let (events, received) = mpsc::channel(INBOX);

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
+use super::urgency::Favours;
 use super::window::PathCap;
 use super::{Ended, Settings};
 use crate::transport::Connection;
@@ -35,6 +36,7 @@ pub(super) struct Ledger {
     pub(super) reports: Notify,
     urgent: AtomicBool,
     cap: AtomicU64,
+    pub(super) favours: Favours,
     path: Mutex<(PathCap, Instant)>,
 }
 
@@ -75,6 +77,7 @@ impl Ledger {
             reports: Notify::new(),
             urgent: AtomicBool::new(false),
             cap: AtomicU64::new(u64::MAX),
+            favours: Favours::new(),
             path: Mutex::new((PathCap::new(), Instant::now())),
         })
     }

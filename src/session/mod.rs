@@ -13,6 +13,7 @@ mod incoming;
 mod ledger;
 mod receiver;
 mod sender;
+mod urgency;
 mod window;
 
 use std::sync::Arc;

@@ -9,6 +9,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::Ended;
 use super::ledger::{Ledger, Outgoing};
+use super::urgency::Pulse;
 use super::window::Growth;
 use crate::transport::{SendStream, VarInt, WriteError};
 use crate::wire::{Code, encode};
@@ -34,6 +35,7 @@ pub struct Sender {
     token: u64,
     sent: u64,
     growth: Growth,
+    pulse: Pulse,
     /// Whether the session's budget, not this stream's window, is what bounds it.
     shared: bool,
     /// Whether the peer has been told how the direction ends.
@@ -61,7 +63,8 @@ impl Sender {
     ) -> Self {
         let growth = Growth::new(ledger.window_initial, ledger.window_max);
         let ledger = Arc::clone(ledger);
-        Self { stream, ledger, account, token, sent: 0, growth, shared: false, ended: false }
+        let (sent, pulse) = (0, Pulse::new());
+        Self { stream, ledger, account, token, sent, growth, pulse, shared: false, ended: false }
     }
 
     /// Header and first payload in one piece, so that they share a packet. [STR-2]
@@ -73,8 +76,7 @@ impl Sender {
         let mut head =
             BytesMut::with_capacity(64 + if payload.len() <= SMALL { payload.len() } else { 0 });
         encode(header, &mut head);
-        self.ledger.sent(&self.account, payload.len() as u64);
-        self.sent += payload.len() as u64;
+        self.leaves(payload.len() as u64, Instant::now());
         if payload.len() <= SMALL {
             head.extend_from_slice(&payload);
             return Ok(self.stream.write_chunk(head.freeze()).await?);
@@ -115,11 +117,21 @@ impl Sender {
     /// Sends bytes; waits while QUIC's own windows are full. The caller keeps within [`Sender::room`]. Not
     /// cancel-safe.
     pub async fn send(&mut self, bytes: Bytes) -> Result<(), SendError> {
-        let length = bytes.len() as u64;
-        self.ledger.sent(&self.account, length);
-        self.sent += length;
-        self.growth.sent(self.sent, Instant::now());
+        let now = Instant::now();
+        self.leaves(bytes.len() as u64, now);
+        self.growth.sent(self.sent, now);
         Ok(self.stream.write_chunk(bytes).await?)
+    }
+
+    /// Books bytes that are about to leave, and lets them wait for livelier streams when they are many. [STR-24]
+    fn leaves(&mut self, bytes: u64, now: Instant) {
+        let waiting = self.sent - self.account.delivered.load(Ordering::Relaxed);
+        if let Some(urgency) = self.pulse.sends(bytes, waiting, now, &self.ledger.favours) {
+            // An error means that the stream has ended, which the write tells.
+            let _ = self.stream.set_priority(urgency as i32);
+        }
+        self.ledger.sent(&self.account, bytes);
+        self.sent += bytes;
     }
 
     /// Says that no more bytes follow. [STR-5]
@@ -185,6 +197,7 @@ impl Drop for Sender {
             // quinn would finish it.
             self.reset(Code::Internal);
         }
+        self.pulse.ends(&self.ledger.favours);
         self.ledger.leave(self.token);
     }
 }

@@ -11,10 +11,10 @@ use bytes::Bytes;
 use quinn::{ConnectionError, RecvStream, SendDatagramError, SendStream, VarInt};
 use rustls::pki_types::CertificateDer;
 
-use super::Negotiated;
 use super::settings::{CONNECTION_WINDOW, DATAGRAM_QUEUE};
 use super::tls::identity_of;
-use crate::tunnel::Identity;
+use super::{Negotiated, ShareCell};
+use crate::tunnel::{Identity, Priority};
 
 /// An encrypted connection; a clone is another handle to the same one.
 #[derive(Clone, Debug)]
@@ -22,6 +22,7 @@ pub struct Connection {
     inner: quinn::Connection,
     peer: Identity,
     negotiated: Arc<OnceLock<Negotiated>>,
+    share: Arc<ShareCell>,
 }
 
 /// The state of the path right now.
@@ -33,6 +34,8 @@ pub struct PathStats {
     pub sent: u64,
     /// Of those, declared lost.
     pub lost: u64,
+    /// Bytes of the packets that were lost.
+    pub lost_bytes: u64,
     /// Largest UDP payload that is used, in bytes.
     pub mtu: u16,
     /// Bytes that may be in flight.
@@ -54,15 +57,26 @@ impl Connection {
     pub(super) fn new(
         inner: quinn::Connection,
         negotiated: Arc<OnceLock<Negotiated>>,
+        share: Arc<ShareCell>,
     ) -> Option<Self> {
         let shown = inner.peer_identity()?.downcast::<Vec<CertificateDer<'static>>>().ok()?;
         let peer = identity_of(shown.first()?).ok()?;
-        Some(Self { inner, peer, negotiated })
+        Some(Self { inner, peer, negotiated, share })
     }
 
     /// Whose key the peer has proved to hold.
     pub fn peer(&self) -> Identity {
         self.peer
+    }
+
+    /// The connection's share of its path, as this end's controller is told.
+    pub fn priority(&self) -> Priority {
+        self.share.get()
+    }
+
+    /// From now on the share of what this end sends is that of `priority`.
+    pub fn set_priority(&self, priority: Priority) {
+        self.share.set(priority);
     }
 
     /// Opens a stream; waits while the peer's limit of streams is used up. Cancel-safe.
@@ -172,6 +186,7 @@ impl Connection {
             rtt: stats.path.rtt,
             sent: stats.path.sent_packets,
             lost: stats.path.lost_packets,
+            lost_bytes: stats.path.lost_bytes,
             mtu: stats.path.current_mtu,
             congestion_window: stats.path.cwnd,
             udp_bytes: (stats.udp_tx.bytes, stats.udp_rx.bytes),

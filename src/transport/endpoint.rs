@@ -11,7 +11,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use super::negotiated::Observing;
 use super::settings::LOOPBACK_PACKET;
 use super::tls::{self, TlsError};
-use super::{Connection, Secrets, Settings};
+use super::{Connection, Secrets, Settings, ShareCell};
 use crate::identity::Keypair;
 use crate::tunnel::Identity;
 
@@ -118,7 +118,8 @@ impl ClientEndpoint {
         let seen = Arc::new(OnceLock::new());
         let crypto = Observing { inner: Arc::new(crypto), seen: Arc::clone(&seen) };
         let mut config = quinn::ClientConfig::new(Arc::new(crypto));
-        config.transport_config(Arc::new(self.settings.transport(remote.ip(), false)));
+        let share = Arc::new(ShareCell::new(self.settings.priority));
+        config.transport_config(Arc::new(self.settings.transport(remote.ip(), false, &share)));
         let failed = |reason: String| ConnectError::Failed { addr: remote, reason };
         let connecting = self
             .endpoint
@@ -134,7 +135,7 @@ impl ClientEndpoint {
             Some(shown) => ConnectError::WrongKey { addr: remote, pinned: pin, shown },
             None => failed(error.to_string()),
         })?;
-        Connection::new(connection, seen)
+        Connection::new(connection, seen, share)
             .ok_or_else(|| failed("the router showed no key".to_owned()))
     }
 
@@ -167,9 +168,8 @@ async fn refused_by_host(remote: SocketAddr) {
 #[derive(Debug)]
 pub struct RouterEndpoint {
     endpoint: Endpoint,
-    wide_area: ServerConfig,
-    loopback: Arc<ServerConfig>,
-    handshake_timeout: Duration,
+    server: ServerConfig,
+    settings: Settings,
 }
 
 impl RouterEndpoint {
@@ -181,26 +181,15 @@ impl RouterEndpoint {
         addr: SocketAddr,
     ) -> Result<Self, EndpointError> {
         let crypto = Arc::new(tls::router(settings, keypair)?);
-        let serve = |peer: IpAddr| {
-            let mut config = ServerConfig::new(crypto.clone(), secrets.token_key());
-            config
-                .transport_config(Arc::new(settings.transport(peer, true)))
-                .max_incoming(MAX_INCOMING)
-                .incoming_buffer_size(INCOMING_BUFFER)
-                .incoming_buffer_size_total(INCOMING_BUFFERS);
-            config
-        };
-        let wide_area = serve(DOCUMENTATION_ADDR.into());
-        let loopback = Arc::new(serve(Ipv4Addr::LOCALHOST.into()));
+        let mut server = ServerConfig::new(crypto, secrets.token_key());
+        server
+            .max_incoming(MAX_INCOMING)
+            .incoming_buffer_size(INCOMING_BUFFER)
+            .incoming_buffer_size_total(INCOMING_BUFFERS);
         let mut config = secrets.endpoint();
         config.min_reset_interval(MIN_RESET_INTERVAL);
-        let endpoint = endpoint(config, Some(wide_area.clone()), addr)?;
-        Ok(Self {
-            endpoint,
-            wide_area,
-            loopback,
-            handshake_timeout: settings.connect_timeout.max(HANDSHAKE_TIMEOUT),
-        })
+        let endpoint = endpoint(config, Some(server.clone()), addr)?;
+        Ok(Self { endpoint, server, settings: settings.clone() })
     }
 
     /// Where the router listens.
@@ -211,10 +200,8 @@ impl RouterEndpoint {
     /// The next stranger; `None` when the endpoint is closed. Does no cryptography. Cancel-safe.
     pub async fn accept(&self) -> Option<Arrival> {
         let incoming = self.endpoint.accept().await?;
-        let loopback = incoming.remote_address().ip().to_canonical().is_loopback();
-        let config =
-            if loopback { self.loopback.clone() } else { Arc::new(self.wide_area.clone()) };
-        Some(Arrival { incoming, config, timeout: self.handshake_timeout })
+        let (server, settings) = (self.server.clone(), self.settings.clone());
+        Some(Arrival { incoming, server, settings })
     }
 
     /// Closes every connection with a code and lets the last packets out.
@@ -228,8 +215,8 @@ impl RouterEndpoint {
 #[derive(Debug)]
 pub struct Arrival {
     incoming: Incoming,
-    config: Arc<ServerConfig>,
-    timeout: Duration,
+    server: ServerConfig,
+    settings: Settings,
 }
 
 impl Arrival {
@@ -260,9 +247,14 @@ impl Arrival {
     /// Shakes hands; `None` when that fails or takes too long. TLS has then proved that the peer holds some key, not
     /// that it may enter. Cancel-safe: dropped, the attempt ends.
     pub async fn handshake(self) -> Option<Connection> {
-        let connecting = self.incoming.accept_with(self.config).ok()?;
-        let connection = tokio::time::timeout(self.timeout, connecting).await.ok()?.ok()?;
-        Connection::new(connection, Arc::new(OnceLock::new()))
+        let Self { incoming, mut server, settings } = self;
+        let share = Arc::new(ShareCell::new(settings.priority));
+        let transport = settings.transport(incoming.remote_address().ip(), true, &share);
+        server.transport_config(Arc::new(transport));
+        let connecting = incoming.accept_with(Arc::new(server)).ok()?;
+        let limit = settings.connect_timeout.max(HANDSHAKE_TIMEOUT);
+        let connection = tokio::time::timeout(limit, connecting).await.ok()?.ok()?;
+        Connection::new(connection, Arc::new(OnceLock::new()), share)
     }
 }
 
@@ -307,8 +299,6 @@ fn socket(addr: SocketAddr) -> io::Result<UdpSocket> {
 /// A name for QUIC's interface only: it is never sent (SNI is off), never checked (the key is), and reserved
 /// (RFC 6761).
 const SERVER_NAME: &str = "conduit.invalid";
-/// Stands for "not this machine" where settings depend on the peer.
-const DOCUMENTATION_ADDR: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 /// Jumbo packets of loopback must fit.
 const LARGEST_PAYLOAD: u16 = LOOPBACK_PACKET;
 /// quinn's defaults are 65,536 strangers with 10 MiB each; a post-quantum ClientHello needs 2.5 KiB.

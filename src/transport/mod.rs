@@ -9,6 +9,7 @@ mod endpoint;
 mod negotiated;
 mod secrets;
 mod settings;
+mod share;
 mod tls;
 
 pub use connection::{Connection, DATAGRAM_OVERHEAD, PathStats};
@@ -17,7 +18,8 @@ pub use negotiated::Negotiated;
 #[doc(hidden)]
 pub use negotiated::is_server_hello;
 pub use secrets::Secrets;
-pub use settings::{CipherSuite, Congestion, DATAGRAM_QUEUE, PostQuantum, Settings};
+pub use settings::{CipherSuite, Congestion, DATAGRAM_QUEUE, OptimizeFor, PostQuantum, Settings};
+pub use share::ShareCell;
 
 pub use quinn::{
     ConnectionError, ReadError, RecvStream, SendDatagramError, SendStream, VarInt, WriteError,

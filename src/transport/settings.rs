@@ -8,11 +8,18 @@ use super::congestion;
 use quinn::congestion::{BbrConfig, ControllerFactory, CubicConfig};
 use quinn::{IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
 
+use super::ShareCell;
+use crate::tunnel::Priority;
+
 /// What can be set about a connection. Both ends have their own; the stricter idle limit wins.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Who decides how fast to send.
     pub congestion: Congestion,
+    /// The connection's share of its path, at first; see [`ShareCell`].
+    pub priority: Priority,
+    /// What to prefer where a full path costs either rate or delay.
+    pub optimize_for: OptimizeFor,
     /// A connection that hears nothing for this long is dead.
     pub idle_timeout: Duration,
     /// How long a connection attempt may take; on the router, the handshake of an accepted one.
@@ -34,6 +41,18 @@ pub enum Congestion {
     Bbr,
     /// Loss-based, RFC 9438; collapses on such links, and is kind to other traffic on a shared one.
     Cubic,
+}
+
+/// What to prefer where one costs the other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OptimizeFor {
+    /// Neither.
+    #[default]
+    Balanced,
+    /// Bytes per second.
+    Throughput,
+    /// Time to the first byte.
+    Latency,
 }
 
 /// TLS 1.3 cipher suites (RFC 8446, B.4).
@@ -62,6 +81,8 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             congestion: Congestion::Auto,
+            priority: Priority::default(),
+            optimize_for: OptimizeFor::default(),
             idle_timeout: Duration::from_secs(30),
             connect_timeout: Duration::from_secs(3),
             max_packet: None,
@@ -81,9 +102,14 @@ impl Settings {
         (self.idle_timeout / 6).min(Duration::from_secs(5)).max(Duration::from_millis(100))
     }
 
-    /// quinn's settings for a connection to `peer`; the router starts narrow and widens for who is admitted. [SES-27]
-    /// [SES-28]
-    pub(super) fn transport(&self, peer: IpAddr, narrow: bool) -> TransportConfig {
+    /// quinn's settings for a connection to `peer` whose share is what `share` says; the router starts narrow and widens
+    /// for who is admitted. [SES-27] [SES-28]
+    pub(super) fn transport(
+        &self,
+        peer: IpAddr,
+        narrow: bool,
+        share: &Arc<ShareCell>,
+    ) -> TransportConfig {
         let mut config = TransportConfig::default();
         let loopback = peer.to_canonical().is_loopback();
         let idle =
@@ -94,7 +120,7 @@ impl Settings {
             .initial_rtt(INITIAL_RTT)
             .stream_receive_window(STREAM_WINDOW)
             .receive_window(if narrow { UNAUTHENTICATED_WINDOW } else { CONNECTION_WINDOW })
-            .send_window(if loopback { SEND_WINDOW_LOOPBACK } else { SEND_WINDOW })
+            .send_window(self.send_window(loopback))
             .max_concurrent_bidi_streams(if narrow {
                 VarInt::from_u32(1)
             } else {
@@ -105,8 +131,19 @@ impl Settings {
             .datagram_send_buffer_size(DATAGRAM_QUEUE)
             .allow_spin(false);
         let mtu = self.tune_packets(&mut config, loopback);
-        config.congestion_controller_factory(self.controller(mtu, loopback));
+        config.congestion_controller_factory(self.controller(mtu, loopback, share));
         config
+    }
+
+    /// What QUIC takes of streams before the peer has acknowledged it. On loopback, where the round trip is as short as
+    /// the machine is quick, all of it is in flight: in a socket's buffer, in front of whatever comes next.
+    fn send_window(&self, loopback: bool) -> u64 {
+        match self.optimize_for {
+            _ if !loopback => SEND_WINDOW,
+            OptimizeFor::Throughput => SEND_WINDOW_LOOPBACK_MOST,
+            OptimizeFor::Balanced => SEND_WINDOW_LOOPBACK,
+            OptimizeFor::Latency => SEND_WINDOW_LOOPBACK_LEAST,
+        }
     }
 
     /// Sets packet sizes; returns the first one.
@@ -128,10 +165,19 @@ impl Settings {
         MIN_PACKET
     }
 
-    fn controller(&self, mtu: u16, loopback: bool) -> Arc<dyn ControllerFactory + Send + Sync> {
+    fn controller(
+        &self,
+        mtu: u16,
+        loopback: bool,
+        share: &Arc<ShareCell>,
+    ) -> Arc<dyn ControllerFactory + Send + Sync> {
         let initial_window = (10 * u64::from(mtu)).max(INITIAL_WINDOW);
         match self.congestion {
-            Congestion::Auto => Arc::new(congestion::Config { loopback }),
+            Congestion::Auto => Arc::new(congestion::Config {
+                loopback,
+                optimize_for: self.optimize_for,
+                share: Arc::clone(share),
+            }),
             Congestion::Bbr => {
                 let mut bbr = BbrConfig::default();
                 bbr.initial_window(initial_window);
@@ -159,7 +205,11 @@ pub const DATAGRAM_QUEUE: usize = 1 << 20;
 /// For who is not admitted yet: a Hello and an Authenticate fit many times.
 pub(super) const UNAUTHENTICATED_WINDOW: VarInt = VarInt::from_u32(64 << 10);
 /// Above 4 MB, bursts on loopback overrun the socket buffers and are lost.
-const SEND_WINDOW_LOOPBACK: u64 = 4_000_000;
+const SEND_WINDOW_LOOPBACK_MOST: u64 = 4_000_000;
+/// The rate of 4 MB, within what a busy machine's figures vary, and a third of its echo beside bulk.
+const SEND_WINDOW_LOOPBACK: u64 = 1_000_000;
+/// A fifth less of the echo, for a tenth to a third of the rate.
+const SEND_WINDOW_LOOPBACK_LEAST: u64 = 500_000;
 /// Twice the largest window of one stream: a busy stream and the others.
 const SEND_WINDOW: u64 = 16 << 20;
 /// QUIC's smallest legal packet (RFC 9000, 14).

@@ -56,6 +56,21 @@ pub enum ProxyProtocol {
     V2,
 }
 
+/// How a tunnel's connection shares a path with the other traffic there; the most urgent one is the least.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Priority {
+    /// Takes a larger share.
+    Interactive,
+    /// Shares as others do.
+    #[default]
+    Normal,
+    /// Makes way as soon as the path's queue grows.
+    Bulk,
+}
+
 /// What can be asked of a tunnel besides its ends.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Options {
@@ -71,6 +86,9 @@ pub struct Options {
     pub proxy_protocol: ProxyProtocol,
     /// Front ends whose word is taken for who a visitor is: their connections begin with a PROXY header.
     pub trusted_proxies: Vec<IpNet>,
+    /// How the tunnel shares a path with the others.
+    #[serde(default)]
+    pub priority: Priority,
 }
 
 /// A tunnel as somebody asked for it.
@@ -131,6 +149,7 @@ impl Default for Options {
             oversize: Oversize::default(),
             proxy_protocol: ProxyProtocol::default(),
             trusted_proxies: Vec::new(),
+            priority: Priority::default(),
         }
     }
 }
@@ -220,6 +239,7 @@ words! {
     Protocol { Tcp = "tcp", Udp = "udp" }
     Oversize { Fragment = "fragment", Stream = "stream", Drop = "drop" }
     ProxyProtocol { Off = "off", V1 = "v1", V2 = "v2" }
+    Priority { Interactive = "interactive", Normal = "normal", Bulk = "bulk" }
 }
 
 #[cfg(test)]

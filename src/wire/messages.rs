@@ -182,6 +182,9 @@ pub struct Declare {
     /// Networks of front ends whose PROXY header a reverse tunnel's bind believes.
     #[prost(string, repeated, tag = "14")]
     pub trusted_proxies: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// The share of its path that the session is to have for this tunnel's sake.
+    #[prost(enumeration = "Priority", tag = "15")]
+    pub priority: i32,
 }
 /// The answer to Declare.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -439,6 +442,39 @@ impl Oversize {
             "OVERSIZE_FRAGMENT" => Some(Self::Fragment),
             "OVERSIZE_STREAM" => Some(Self::Stream),
             "OVERSIZE_DROP" => Some(Self::Drop),
+            _ => None,
+        }
+    }
+}
+/// How a session shares its path. A number that is not here is read as PRIORITY_NORMAL.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum Priority {
+    /// Shares as others do.
+    Normal = 0,
+    /// Takes a larger share.
+    Interactive = 1,
+    /// Makes way as soon as the path's queue grows.
+    Bulk = 2,
+}
+impl Priority {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Normal => "PRIORITY_NORMAL",
+            Self::Interactive => "PRIORITY_INTERACTIVE",
+            Self::Bulk => "PRIORITY_BULK",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "PRIORITY_NORMAL" => Some(Self::Normal),
+            "PRIORITY_INTERACTIVE" => Some(Self::Interactive),
+            "PRIORITY_BULK" => Some(Self::Bulk),
             _ => None,
         }
     }

@@ -20,7 +20,7 @@ pub use datagram::{
 pub use frame::{FrameError, Framed, decode, encode, split_frame};
 pub use messages::{
     Accepted, Authenticate, Control, Declare, Declared, Delivered, Direction, FlowClose, FlowOpen,
-    GoAway, Hello, Limits, Oversize, Permissions, Protocol, ProxyProtocol, Replaced, StreamAnswer,
-    StreamClass, StreamHeader, Withdraw, control,
+    GoAway, Hello, Limits, Oversize, Permissions, Priority, Protocol, ProxyProtocol, Replaced,
+    StreamAnswer, StreamClass, StreamHeader, Withdraw, control,
 };
 pub use version::{Unsupported, VERSION, check_version};

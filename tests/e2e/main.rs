@@ -41,6 +41,7 @@ mod take_over;
 mod targets;
 mod tickets;
 mod tokens;
+mod tuning;
 mod udp_crowd;
 mod udp_dns;
 mod udp_flows;

@@ -64,6 +64,7 @@ fn describe_declare(declare: &Declare) -> Value {
         "proxy_protocol": declare.proxy_protocol,
         "flow_idle_ms": declare.flow_idle_ms.to_string(), "max_flows": declare.max_flows,
         "oversize": declare.oversize, "trusted_proxies": declare.trusted_proxies,
+        "priority": declare.priority,
     })
 }
 

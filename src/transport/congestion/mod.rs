@@ -9,17 +9,24 @@ mod measure;
 mod sim;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use quinn::congestion::{Controller, ControllerFactory};
 
 use self::level::Level;
+use super::settings::OptimizeFor;
+use super::share::ShareCell;
+use crate::tunnel::Priority;
 
 /// Makes controllers; one per connection and path.
 #[derive(Clone, Debug)]
 pub(super) struct Config {
     /// Whether both ends are on this machine: there is no queue to keep short, only processors to keep busy.
     pub(super) loopback: bool,
+    /// Whether a short queue or a full link matters more.
+    pub(super) optimize_for: OptimizeFor,
+    /// What the connection may take beside others.
+    pub(super) share: Arc<ShareCell>,
 }
 
 /// What a controller is doing.
@@ -40,16 +47,24 @@ impl Config {
         (10 * u64::from(mtu)).max(INITIAL_WINDOW)
     }
 
+    /// How many times the ordinary part of a queue is ours: rates on one link are as these numbers.
     fn weight(&self) -> f64 {
-        1.0
+        let patience = match self.optimize_for {
+            OptimizeFor::Latency => 0.5,
+            OptimizeFor::Balanced => 1.0,
+            OptimizeFor::Throughput => 2.0,
+        };
+        patience
+            * match self.share.get() {
+                Priority::Interactive => 2.0,
+                Priority::Normal => 1.0,
+                Priority::Bulk => 0.25,
+            }
     }
 
-    fn noise(&self) -> Duration {
-        if self.loopback { Duration::from_millis(1) } else { Duration::from_millis(1) }
-    }
-
+    /// Whether it stands up to traffic that fills the queue. Bulk makes room.
     fn contends(&self) -> bool {
-        true
+        self.share.get() != Priority::Bulk
     }
 }
 

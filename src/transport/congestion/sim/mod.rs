@@ -13,7 +13,7 @@ use self::world::World;
 use super::Config;
 
 fn auto() -> Arc<dyn ControllerFactory + Send + Sync> {
-    Arc::new(Config { loopback: false })
+    Arc::new(Config { loopback: false, optimize_for: Default::default(), share: Arc::default() })
 }
 fn cubic() -> Arc<dyn ControllerFactory + Send + Sync> {
     Arc::new(CubicConfig::default())

@@ -86,7 +86,11 @@ impl World {
         let crypto = tls::router(&settings, &server).expect("TLS settings");
         let secrets = Secrets::from_seed([3; 32]);
         let mut serve = ServerConfig::new(Arc::new(crypto), secrets.token_key());
-        serve.transport_config(Arc::new(settings.transport(DOCUMENTATION.into(), true)));
+        serve.transport_config(Arc::new(settings.transport(
+            DOCUMENTATION.into(),
+            true,
+            &Arc::default(),
+        )));
         let mut endpoint = || {
             let mut seed = [0; 32];
             seed[..8].copy_from_slice(&self.random.next().to_le_bytes());
@@ -98,7 +102,7 @@ impl World {
         let mut dialling = Endpoint::new(Arc::default(), None, true, Some(two));
         let (crypto, _) = tls::client(&settings, &client, server.identity()).expect("TLS settings");
         let mut dial = ClientConfig::new(Arc::new(crypto));
-        let mut transport = settings.transport(DOCUMENTATION.into(), false);
+        let mut transport = settings.transport(DOCUMENTATION.into(), false, &Arc::default());
         transport.congestion_controller_factory(controller);
         dial.transport_config(Arc::new(transport));
         let starts = self.began + starts;
