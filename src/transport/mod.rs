@@ -6,8 +6,10 @@
 mod connection;
 mod endpoint;
 mod negotiated;
+mod packets;
 mod secrets;
 mod settings;
+mod socket;
 mod tls;
 
 pub use connection::{Connection, DATAGRAM_OVERHEAD, PathStats};
