@@ -114,8 +114,8 @@ async fn first_to_answer(
         let (keypair, transport) = (Arc::clone(keypair), transport.clone());
         attempts.spawn(async move {
             tokio::time::sleep(HEAD_START * u32::try_from(index).unwrap_or(u32::MAX)).await;
-            let endpoint = ClientEndpoint::bind(transport, addr).map_err(ConnectError::Endpoint)?;
-            let connection = endpoint.connect(addr, &keypair, pin).await?;
+            let reached = ClientEndpoint::reach(transport, addr, &keypair, pin).await;
+            let (endpoint, connection) = reached?;
             Ok::<_, ConnectError>((connection, endpoint, address))
         });
     }

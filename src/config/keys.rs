@@ -315,8 +315,8 @@ const PERFORMANCE: &[Key] = &[
         "performance",
         "max_packet",
         Kind::Number { min: 1200, max: 65_527 },
-        ("found out by probing the path", "1452"),
-        "Largest UDP payload that is sent, in bytes.",
+        ("what the path carries", "1452"),
+        "Largest UDP payload in bytes, sent and asked of the other end.",
     ),
 ];
 

@@ -76,6 +76,7 @@ impl Tuning {
             idle_timeout: self.idle_timeout,
             connect_timeout: self.connect_timeout,
             max_packet: self.max_packet,
+            trust_loopback: true,
             cipher_suites: self.cipher_suites.iter().filter_map(|name| suite(name)).collect(),
             post_quantum: match self.post_quantum.as_str() {
                 "require" => transport::PostQuantum::Require,

@@ -67,8 +67,10 @@ impl Session {
                 return Err(SendDatagramError::QueueFull);
             }
         }
+        let length = datagram.len() as u64;
         match self.0.connection.send_datagram(datagram) {
             Ok(()) => {
+                self.0.ledger.sent_datagram(length);
                 room.left -= cost;
                 Ok(())
             }

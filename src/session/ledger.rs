@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 use super::urgency::Favours;
-use super::window::PathCap;
+use super::window::{PathCap, Traffic};
 use super::{Ended, Settings};
 use crate::transport::Connection;
 use crate::wire::Delivered;
@@ -26,6 +26,8 @@ pub(super) struct Ledger {
     pub(super) window_max: u64,
     budget: u64,
     undelivered: AtomicU64,
+    /// Bytes of datagrams since the session began.
+    datagrams: AtomicU64,
     /// Streams whose sending direction has an account.
     open: AtomicU64,
     /// Bytes that left QUIC and that sockets here have yet to take.
@@ -69,6 +71,7 @@ impl Ledger {
             window_max: settings.window_max,
             budget: settings.budget,
             undelivered: AtomicU64::new(0),
+            datagrams: AtomicU64::new(0),
             open: AtomicU64::new(0),
             held: AtomicU64::new(0),
             closed: AtomicBool::new(false),
@@ -138,6 +141,11 @@ impl Ledger {
         outgoing.sent.fetch_add(bytes, Ordering::Release);
     }
 
+    /// A datagram left.
+    pub(super) fn sent_datagram(&self, bytes: u64) {
+        self.datagrams.fetch_add(bytes, Ordering::Relaxed);
+    }
+
     /// How many undelivered bytes a stream with the window `window` may have, `own` of which it has: bounded by the
     /// path and by its share of what is left of the budget. [STR-22] [STR-23]
     pub(super) fn allowance(&self, window: u64, own: u64) -> u64 {
@@ -169,7 +177,9 @@ impl Ledger {
         Ok(())
     }
 
-    fn look_at_path(&self) {
+    /// Bounds the windows by what the path does right now. Asked by who sends, and when reports come: where a hole holds
+    /// everything up, there are none.
+    pub(super) fn look_at_path(&self) {
         let mut path = lock(&self.path);
         let now = Instant::now();
         if now < path.1 {
@@ -177,7 +187,13 @@ impl Ledger {
         }
         path.1 = now + LOOK_EVERY;
         let stats = self.connection.path();
-        self.cap.store(path.0.update(stats.sent, stats.lost, stats.mtu, now), Ordering::Relaxed);
+        let traffic = Traffic {
+            packets: stats.sent,
+            lost: stats.lost,
+            bytes: stats.udp_bytes.0.saturating_sub(self.datagrams.load(Ordering::Relaxed)),
+            frames: self.connection.stream_frames(),
+        };
+        self.cap.store(path.0.update(traffic, stats.mtu, now), Ordering::Relaxed);
     }
 
     /// Opens the account of a stream's receiving direction.
@@ -265,7 +281,7 @@ const SHARE: u64 = 4;
 const RESERVE: u64 = 4;
 /// What a stream may have at the very least: none ever stands still for the others' sake.
 const FLOOR: u64 = 4 << 10;
-/// How often the path is looked at while reports come in.
+/// How often the path is looked at while something is sent.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// A report leaves at once from so many bytes: a sixteenth of what the stream has carried, between these two. The
 /// first window, 256 KiB, then sees four reports, and a stream at 10 Gbit/s makes a thousand a second.

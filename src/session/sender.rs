@@ -95,6 +95,7 @@ impl Sender {
         if self.growth.is_due(delivered) {
             self.growth.delivered(delivered, Instant::now(), self.ledger.rtt());
         }
+        self.ledger.look_at_path();
         let own = self.sent - delivered;
         let allowance = self.ledger.allowance(self.growth.window(), own);
         self.shared = allowance < self.growth.window();

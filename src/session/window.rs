@@ -58,36 +58,73 @@ impl Growth {
 }
 
 /// Bounds W by what the path can bear. quinn closes a connection when one stream's reassembly holds more than 1,024
-/// separate pieces, which takes an outstanding span of at least 2,048 packets; a calm path does not get there.
+/// separate pieces behind a hole. Every lost packet makes two, one before it and one when it comes after all; so the
+/// more a path loses, the shorter the span that may be outstanding. Packets that come late enough to be overtaken by
+/// three others count as lost, wherever they are. [STR-22]
 #[derive(Debug)]
 pub(super) struct PathCap {
-    sent: u64,
-    lost: u64,
-    rough_until: Option<Instant>,
+    seen: Traffic,
+    /// Bytes and pieces of streams of late: the more recent, the more they count.
+    pieces: (u64, u64),
+    cap: u64,
+    until: Option<Instant>,
+}
+
+/// What a connection has sent since it began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Traffic {
+    /// Packets.
+    pub(super) packets: u64,
+    /// Of these, declared lost.
+    pub(super) lost: u64,
+    /// Bytes besides datagrams.
+    pub(super) bytes: u64,
+    /// Pieces of streams.
+    pub(super) frames: u64,
 }
 
 impl PathCap {
     pub(super) fn new() -> Self {
-        Self { sent: 0, lost: 0, rough_until: None }
+        Self { seen: Traffic::default(), pieces: (0, 0), cap: u64::MAX, until: None }
     }
 
-    /// The bound for one stream, from the connection's packet counters so far.
-    pub(super) fn update(&mut self, sent: u64, lost: u64, mtu: u16, now: Instant) -> u64 {
-        let (newly_sent, newly_lost) =
-            (sent.saturating_sub(self.sent), lost.saturating_sub(self.lost));
-        if newly_sent >= ENOUGH_PACKETS {
-            (self.sent, self.lost) = (sent, lost);
-            if newly_lost * 100 >= newly_sent * ROUGH_PERCENT {
-                self.rough_until = Some(now + ROUGH_FOR);
+    /// The bound for one stream.
+    pub(super) fn update(&mut self, all: Traffic, mtu: u16, now: Instant) -> u64 {
+        if self.until.is_some_and(|until| now >= until) {
+            (self.cap, self.until) = (u64::MAX, None);
+        }
+        let new = Traffic {
+            packets: all.packets.saturating_sub(self.seen.packets),
+            lost: all.lost.saturating_sub(self.seen.lost),
+            bytes: all.bytes.saturating_sub(self.seen.bytes),
+            frames: all.frames.saturating_sub(self.seen.frames),
+        };
+        if new.packets >= ENOUGH_PACKETS {
+            self.seen = all;
+            let (bytes, frames) = self.pieces;
+            // What waits in quinn's queues would weigh too much in a single sample.
+            self.pieces = (bytes - bytes / 8 + new.bytes, frames - frames / 8 + new.frames);
+            let cap = bearable(new.packets, new.lost, self.pieces, mtu);
+            if cap <= self.cap && cap <= LARGEST_WINDOW {
+                (self.cap, self.until) = (cap, Some(now + ROUGH_FOR));
             }
         }
-        match self.rough_until {
-            Some(until) if now < until => {
-                SAFE_PACKETS * u64::from(mtu).saturating_sub(PACKET_OVERHEAD)
-            }
-            _ => u64::MAX,
-        }
+        self.cap
     }
+}
+
+/// Bytes of a stream that may be outstanding on a path that lost so many packets, and on which so many bytes travelled in
+/// so many pieces.
+fn bearable(packets: u64, lost: u64, (bytes, pieces): (u64, u64), mtu: u16) -> u64 {
+    if lost == 0 {
+        return u64::MAX;
+    }
+    let full = u64::from(mtu).saturating_sub(PACKET_OVERHEAD);
+    // Beside datagrams and other streams a packet has room for a smaller piece only.
+    let piece = bytes.checked_div(pieces).map_or(full, |size| size.clamp(LEAST_PIECE, full));
+    // Small pieces are put together, and counted, as they come; full ones when there are 2,048 of them.
+    let always = if piece * 2 < full { PIECES } else { 2 * PIECES };
+    (PIECES_OF_LOSS * packets / lost).max(always).saturating_mul(piece)
 }
 
 /// Whether a receiving end goes on taking bytes out of QUIC, when sockets have yet to take `own` bytes of this stream and
@@ -111,14 +148,18 @@ const SLOW: Duration = Duration::from_millis(200);
 const SLOW_READER: u64 = 512 << 10;
 /// Below this a loss ratio is chance.
 const ENOUGH_PACKETS: u64 = 100;
-/// The ratio from which a path is rough.
-const ROUGH_PERCENT: u64 = 15;
 /// How long a path stays rough after it was.
 const ROUGH_FOR: Duration = Duration::from_secs(2);
-/// Twice quinn-proto's 1,024 pieces: every other packet lost.
-const SAFE_PACKETS: u64 = 2_048;
+/// quinn-proto's limit of separate pieces.
+const PIECES: u64 = 1_024;
+/// Lost packets within a span: two pieces each, and a margin.
+const PIECES_OF_LOSS: u64 = 450;
+/// No bound is of any use above this.
+const LARGEST_WINDOW: u64 = 8 << 20;
 /// Headers and tag of a packet.
 const PACKET_OVERHEAD: u64 = 60;
+/// A bound below 64 KiB would hold up who writes byte by byte.
+const LEAST_PIECE: u64 = 64;
 
 #[cfg(test)]
 mod tests {
@@ -179,13 +220,63 @@ mod tests {
         );
     }
 
+    fn sent(packets: u64, lost: u64) -> Traffic {
+        Traffic { packets, lost, bytes: packets * 1_392, frames: packets }
+    }
+
     #[test]
-    fn a_rough_path_bounds_the_span_to_2048_packets_for_a_while() {
+    fn the_more_a_path_loses_the_less_may_be_outstanding() {
+        for (percent, cap) in [
+            (0, u64::MAX),
+            (1, 45_000 * 1_392),
+            (5, 9_000 * 1_392),
+            (10, 4_500 * 1_392),
+            (15, 3_000 * 1_392),
+            (50, 2_048 * 1_392),
+            (100, 2_048 * 1_392),
+        ] {
+            let bearable = bearable(1_000, percent * 10, (1_392, 1), 1_452);
+            assert_eq!(bearable, cap, "{percent} %");
+            assert!(percent > 5 || bearable > LARGEST_WINDOW, "five per cent bound nothing");
+        }
+    }
+
+    #[test]
+    fn small_pieces_count_as_much_as_large_ones() {
+        for (pieces, cap) in [
+            ((1_392_000, 1_000), 2_048 * 1_392),
+            ((1_452_000, 1_000), 2_048 * 1_392),
+            ((400_000, 1_000), 1_024 * 400),
+            ((1_000, 1_000), 1_024 * 64),
+            ((0, 0), 2_048 * 1_392),
+        ] {
+            assert_eq!(bearable(1_000, 500, pieces, 1_452), cap, "{pieces:?}");
+        }
+        let mut cap = PathCap::new();
+        cap.update(sent(1_000, 0), 1_452, Instant::now());
+        let all = Traffic { packets: 1_200, lost: 100, bytes: 1_392_000, frames: 1_200 };
+        let bound = cap.update(all, 1_452, Instant::now());
+        assert!(
+            bound > 2_048 * 1_000,
+            "a moment in which nothing new is sent does not count: {bound}"
+        );
+    }
+
+    #[test]
+    fn a_rough_path_bounds_the_span_for_a_while() {
         let (mut cap, now) = (PathCap::new(), Instant::now());
-        assert_eq!(cap.update(1_000, 10, 1_452, now), u64::MAX, "one percent is calm");
-        assert_eq!(cap.update(1_050, 60, 1_452, now), u64::MAX, "too few to tell");
-        assert_eq!(cap.update(2_000, 500, 1_452, now), 2_048 * 1_392);
-        assert_eq!(cap.update(3_000, 501, 1_452, now + Duration::from_secs(1)), 2_048 * 1_392);
-        assert_eq!(cap.update(4_000, 502, 1_452, now + Duration::from_secs(3)), u64::MAX);
+        let mut at = |packets, lost, seconds| {
+            let now = now + Duration::from_secs(seconds);
+            // In packets, because the size of a piece is a running average.
+            cap.update(sent(packets, lost), 1_452, now) / 1_391
+        };
+        let calm = u64::MAX / 1_391;
+        assert_eq!(at(1_000, 10, 0), calm, "one per cent");
+        assert_eq!(at(1_050, 60, 0), calm, "too few to tell");
+        assert!((2_048..2_052).contains(&at(2_000, 510, 0)));
+        assert!((2_048..2_052).contains(&at(3_000, 511, 1)));
+        assert_eq!(at(4_000, 512, 3), calm);
+        assert!((4_500..4_506).contains(&at(5_000, 612, 4)));
+        assert!((2_048..2_052).contains(&at(6_000, 1_112, 5)), "it may become worse at any time");
     }
 }

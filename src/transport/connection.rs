@@ -147,6 +147,11 @@ impl Connection {
         (stats.frame_tx.datagram, stats.frame_rx.datagram)
     }
 
+    /// STREAM frames sent.
+    pub fn stream_frames(&self) -> u64 {
+        self.inner.stats().frame_tx.stream
+    }
+
     /// How many streams the peer may have open at one time.
     pub fn allow_streams(&self, count: u32) {
         self.inner.set_max_concurrent_bi_streams(VarInt::from_u32(count));

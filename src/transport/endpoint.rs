@@ -1,17 +1,16 @@
 //! UDP sockets with QUIC on them: the client's, which dials, and the router's, which answers.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use quinn::{Endpoint, EndpointConfig, Incoming, ServerConfig, TokioRuntime, VarInt};
-use socket2::{Domain, Protocol, Socket, Type};
 
 use super::negotiated::Observing;
-use super::settings::LOOPBACK_PACKET;
+use super::packets::{LARGEST_PACKET, MIN_PACKET, Packets, Route};
 use super::tls::{self, TlsError};
-use super::{Connection, Secrets, Settings, ShareCell};
+use super::{Connection, Secrets, Settings, ShareCell, socket};
 use crate::identity::Keypair;
 use crate::tunnel::Identity;
 
@@ -87,22 +86,55 @@ pub enum ConnectError {
     Endpoint(#[from] EndpointError),
 }
 
-/// The client's end: one UDP socket for connections to routers of one address family.
+/// The client's end: one UDP socket for connections to one router.
 #[derive(Debug)]
 pub struct ClientEndpoint {
     endpoint: Endpoint,
     settings: Settings,
+    route: Route,
 }
 
 impl ClientEndpoint {
+    /// Binds a free port and dials, within [`Settings::connect_timeout`] in all. On loopback silence may mean that no
+    /// router is there but a relay to one, which drops or cuts large packets: after a third of the time it is tried as
+    /// any other path. Cancel-safe.
+    pub async fn reach(
+        mut settings: Settings,
+        remote: SocketAddr,
+        keypair: &Keypair,
+        pin: Identity,
+    ) -> Result<(Self, Connection), ConnectError> {
+        let after = settings.connect_timeout;
+        if settings.trust_loopback && remote.ip().to_canonical().is_loopback() {
+            let endpoint =
+                Self::bind(Settings { connect_timeout: after / 3, ..settings.clone() }, remote)?;
+            match endpoint.connect(remote, keypair, pin).await {
+                Ok(connection) => return Ok((endpoint, connection)),
+                Err(ConnectError::NoReply { .. }) => {}
+                Err(error) => return Err(error),
+            }
+            settings.trust_loopback = false;
+            settings.connect_timeout = after - after / 3;
+        }
+        let endpoint = Self::bind(settings, remote)?;
+        match endpoint.connect(remote, keypair, pin).await {
+            Ok(connection) => Ok((endpoint, connection)),
+            Err(ConnectError::NoReply { addr, .. }) => Err(ConnectError::NoReply { addr, after }),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Binds a free UDP port of the family of `remote`.
     pub fn bind(settings: Settings, remote: SocketAddr) -> Result<Self, EndpointError> {
         let any: IpAddr = match remote {
             SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
             SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
         };
-        let endpoint = endpoint(EndpointConfig::default(), None, SocketAddr::new(any, 0))?;
-        Ok(Self { endpoint, settings })
+        let route = Route::to(remote, &settings);
+        let payload = Packets::on(&route, settings.max_packet).most;
+        let addr = SocketAddr::new(any, 0);
+        let endpoint = endpoint(EndpointConfig::default(), None, addr, payload)?;
+        Ok(Self { endpoint, settings, route })
     }
 
     /// Dials a router whose key is `pin`. Nothing is sent to a router that shows another one. Bounded by
@@ -119,7 +151,8 @@ impl ClientEndpoint {
         let crypto = Observing { inner: Arc::new(crypto), seen: Arc::clone(&seen) };
         let mut config = quinn::ClientConfig::new(Arc::new(crypto));
         let share = Arc::new(ShareCell::new(self.settings.priority));
-        config.transport_config(Arc::new(self.settings.transport(remote.ip(), false, &share)));
+        let transport = self.settings.transport(&self.route, false, &share);
+        config.transport_config(Arc::new(transport));
         let failed = |reason: String| ConnectError::Failed { addr: remote, reason };
         let connecting = self
             .endpoint
@@ -188,7 +221,9 @@ impl RouterEndpoint {
             .incoming_buffer_size_total(INCOMING_BUFFERS);
         let mut config = secrets.endpoint();
         config.min_reset_interval(MIN_RESET_INTERVAL);
-        let endpoint = endpoint(config, Some(server.clone()), addr)?;
+        let payload =
+            settings.max_packet.unwrap_or(LARGEST_PACKET).clamp(MIN_PACKET, LARGEST_PACKET);
+        let endpoint = endpoint(config, Some(server.clone()), addr, payload)?;
         Ok(Self { endpoint, server, settings: settings.clone() })
     }
 
@@ -248,9 +283,9 @@ impl Arrival {
     /// that it may enter. Cancel-safe: dropped, the attempt ends.
     pub async fn handshake(self) -> Option<Connection> {
         let Self { incoming, mut server, settings } = self;
+        let route = Route::to(incoming.remote_address(), &settings);
         let share = Arc::new(ShareCell::new(settings.priority));
-        let transport = settings.transport(incoming.remote_address().ip(), true, &share);
-        server.transport_config(Arc::new(transport));
+        server.transport_config(Arc::new(settings.transport(&route, true, &share)));
         let connecting = incoming.accept_with(Arc::new(server)).ok()?;
         let limit = settings.connect_timeout.max(HANDSHAKE_TIMEOUT);
         let connection = tokio::time::timeout(limit, connecting).await.ok()?.ok()?;
@@ -262,6 +297,7 @@ fn endpoint(
     mut config: EndpointConfig,
     server: Option<ServerConfig>,
     addr: SocketAddr,
+    payload: u16,
 ) -> Result<Endpoint, EndpointError> {
     let failed = |source: io::Error| match source.kind() {
         io::ErrorKind::AddrInUse => EndpointError::InUse { addr },
@@ -270,37 +306,15 @@ fn endpoint(
         }
         _ => EndpointError::Socket { addr, source },
     };
-    let socket = socket(addr).map_err(failed)?;
-    config.max_udp_payload_size(LARGEST_PAYLOAD).expect("between 1,200 and 65,527");
-    Endpoint::new(config, server, socket, Arc::new(TokioRuntime)).map_err(failed)
-}
-
-fn socket(addr: SocketAddr) -> io::Result<UdpSocket> {
-    let socket = Socket::new(Domain::for_address(addr), Type::DGRAM, Some(Protocol::UDP))?;
-    if addr.is_ipv6() {
-        socket.set_only_v6(false)?;
-    }
-    // The system grants what its limits allow, and saying no is not an error.
-    let _ = socket.set_recv_buffer_size(SOCKET_BUFFER);
-    let _ = socket.set_send_buffer_size(SOCKET_BUFFER);
-    if let Ok(granted) = socket.recv_buffer_size()
-        && granted < SOCKET_BUFFER / 2
-    {
-        tracing::debug!(
-            granted,
-            wanted = SOCKET_BUFFER,
-            "small UDP buffer: raise net.core.rmem_max for fast links"
-        );
-    }
-    socket.bind(&addr.into())?;
-    Ok(socket.into())
+    let runtime = Arc::new(TokioRuntime);
+    let socket = socket::bind(addr, payload, &*runtime).map_err(failed)?;
+    config.max_udp_payload_size(payload).expect("between 1,200 and 65,527");
+    Endpoint::new_with_abstract_socket(config, server, socket, runtime).map_err(failed)
 }
 
 /// A name for QUIC's interface only: it is never sent (SNI is off), never checked (the key is), and reserved
 /// (RFC 6761).
 const SERVER_NAME: &str = "conduit.invalid";
-/// Jumbo packets of loopback must fit.
-const LARGEST_PAYLOAD: u16 = LOOPBACK_PACKET;
 /// quinn's defaults are 65,536 strangers with 10 MiB each; a post-quantum ClientHello needs 2.5 KiB.
 const MAX_INCOMING: usize = 1_024;
 const INCOMING_BUFFER: u64 = 32 << 10;
@@ -311,5 +325,3 @@ const MIN_RESET_INTERVAL: Duration = Duration::from_millis(1);
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// What a close waits for its last packets.
 const LAST_PACKETS: Duration = Duration::from_millis(500);
-/// Bursts at 10 Gbit/s fill 212 KB, the usual default, in 170 microseconds.
-const SOCKET_BUFFER: usize = 4 << 20;

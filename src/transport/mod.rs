@@ -7,9 +7,11 @@ mod congestion;
 mod connection;
 mod endpoint;
 mod negotiated;
+mod packets;
 mod secrets;
 mod settings;
 mod share;
+mod socket;
 mod tls;
 
 pub use connection::{Connection, DATAGRAM_OVERHEAD, PathStats};

@@ -1,12 +1,13 @@
 //! What can be set about a connection, and how that becomes quinn's own settings.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::congestion;
 use quinn::congestion::{BbrConfig, ControllerFactory, CubicConfig};
-use quinn::{IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
+use quinn::{IdleTimeout, TransportConfig, VarInt};
+
+use super::packets::{Packets, Route};
 
 use super::ShareCell;
 use crate::tunnel::Priority;
@@ -24,8 +25,12 @@ pub struct Settings {
     pub idle_timeout: Duration,
     /// How long a connection attempt may take; on the router, the handshake of an accepted one.
     pub connect_timeout: Duration,
-    /// Largest UDP payload to send, in bytes, from 1,200; `None` finds out (and uses large ones on loopback).
+    /// Largest UDP payload in bytes, from 1,200, of what this end sends and lets the peer send; `None` takes what the
+    /// path carries.
     pub max_packet: Option<u16>,
+    /// Whether a loopback address is this machine itself, which carries large packets and drops few. Off, it is a path
+    /// like any other: for relays.
+    pub trust_loopback: bool,
     /// Cipher suites in the order of preference; never empty.
     pub cipher_suites: Vec<CipherSuite>,
     /// Whether the key exchange is a post-quantum hybrid.
@@ -86,6 +91,7 @@ impl Default for Settings {
             idle_timeout: Duration::from_secs(30),
             connect_timeout: Duration::from_secs(3),
             max_packet: None,
+            trust_loopback: true,
             cipher_suites: vec![
                 CipherSuite::Aes128Gcm,
                 CipherSuite::Aes256Gcm,
@@ -102,16 +108,15 @@ impl Settings {
         (self.idle_timeout / 6).min(Duration::from_secs(5)).max(Duration::from_millis(100))
     }
 
-    /// quinn's settings for a connection to `peer` whose share is what `share` says; the router starts narrow and widens
+    /// quinn's settings for a connection on `route` whose share is what `share` says; the router starts narrow and widens
     /// for who is admitted. [SES-27] [SES-28]
     pub(super) fn transport(
         &self,
-        peer: IpAddr,
+        route: &Route,
         narrow: bool,
         share: &Arc<ShareCell>,
     ) -> TransportConfig {
         let mut config = TransportConfig::default();
-        let loopback = peer.to_canonical().is_loopback();
         let idle =
             IdleTimeout::try_from(self.idle_timeout).unwrap_or(IdleTimeout::from(VarInt::MAX));
         config
@@ -120,7 +125,7 @@ impl Settings {
             .initial_rtt(INITIAL_RTT)
             .stream_receive_window(STREAM_WINDOW)
             .receive_window(if narrow { UNAUTHENTICATED_WINDOW } else { CONNECTION_WINDOW })
-            .send_window(self.send_window(loopback))
+            .send_window(self.send_window(route.loopback))
             .max_concurrent_bidi_streams(if narrow {
                 VarInt::from_u32(1)
             } else {
@@ -130,8 +135,9 @@ impl Settings {
             .datagram_receive_buffer_size(Some(DATAGRAM_BUFFER))
             .datagram_send_buffer_size(DATAGRAM_QUEUE)
             .allow_spin(false);
-        let mtu = self.tune_packets(&mut config, loopback);
-        config.congestion_controller_factory(self.controller(mtu, loopback, share));
+        let packets = Packets::on(route, self.max_packet);
+        packets.tune(&mut config);
+        config.congestion_controller_factory(self.controller(packets.first, route.loopback, share));
         config
     }
 
@@ -144,25 +150,6 @@ impl Settings {
             OptimizeFor::Balanced => SEND_WINDOW_LOOPBACK,
             OptimizeFor::Latency => SEND_WINDOW_LOOPBACK_LEAST,
         }
-    }
-
-    /// Sets packet sizes; returns the first one.
-    fn tune_packets(&self, config: &mut TransportConfig, loopback: bool) -> u16 {
-        let mut discovery = MtuDiscoveryConfig::default();
-        discovery.black_hole_cooldown(BLACK_HOLE_COOLDOWN);
-        match self.max_packet {
-            None if loopback => {
-                config
-                    .initial_mtu(LOOPBACK_PACKET)
-                    .min_mtu(LOOPBACK_PACKET)
-                    .mtu_discovery_config(None);
-                return LOOPBACK_PACKET;
-            }
-            None => discovery.upper_bound(ETHERNET_PACKET),
-            Some(limit) => discovery.upper_bound(limit.max(MIN_PACKET)),
-        };
-        config.mtu_discovery_config(Some(discovery));
-        MIN_PACKET
     }
 
     fn controller(
@@ -212,13 +199,5 @@ const SEND_WINDOW_LOOPBACK: u64 = 1_000_000;
 const SEND_WINDOW_LOOPBACK_LEAST: u64 = 500_000;
 /// Twice the largest window of one stream: a busy stream and the others.
 const SEND_WINDOW: u64 = 16 << 20;
-/// QUIC's smallest legal packet (RFC 9000, 14).
-pub(super) const MIN_PACKET: u16 = 1_200;
-/// 1,500 of Ethernet less IPv6 and UDP headers.
-const ETHERNET_PACKET: u16 = 1_452;
-/// Ten of these, one send train, stay below the 64 KiB that one UDP send can carry.
-pub(super) const LOOPBACK_PACKET: u16 = 6_550;
-/// The default of 60 s makes one unlucky burst expensive for a minute.
-const BLACK_HOLE_COOLDOWN: Duration = Duration::from_secs(5);
 /// RFC 9002, 7.2: ten packets, at least 14,720 bytes.
 const INITIAL_WINDOW: u64 = 14_720;

@@ -7,6 +7,7 @@
 
 mod admission;
 mod bytes;
+mod credit;
 mod declarations;
 mod endings;
 mod hostile;
@@ -14,7 +15,11 @@ mod hostile_flows;
 mod hostile_reverse;
 mod hostile_router;
 mod isolation;
+#[path = "../link/mod.rs"]
+mod link;
 mod raw;
+mod rough;
+mod sizes;
 mod stage;
 mod stranger;
 #[cfg(unix)]

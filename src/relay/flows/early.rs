@@ -118,7 +118,7 @@ impl Waiting {
 /// Numbers end where those of datagrams do.
 const END: u64 = 1 << 62;
 /// Longer than a name takes to be looked up.
-const PATIENCE: u64 = 6_000;
+pub(super) const PATIENCE: u64 = 6_000;
 /// What a packet costs besides its bytes.
 const OVERHEAD: usize = 64;
 /// A burst of a fast path within the round trip that a lost message takes to come again.

@@ -17,10 +17,13 @@ mod traffic;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 pub use flow::FlowRules;
@@ -56,6 +59,8 @@ struct Inner {
     is_over: AtomicBool,
     counts: Counts,
     early: Mutex<Early>,
+    /// A flow of the peer has got a socket, or never will.
+    settled: Notify,
     /// Datagrams that were queued.
     pushed: AtomicU64,
 }
@@ -101,6 +106,7 @@ impl Flows {
             is_over: AtomicBool::new(false),
             counts: Counts::default(),
             early: Mutex::new(Early::new((first + 1) % 2)),
+            settled: Notify::new(),
             pushed: AtomicU64::new(0),
         }));
         tasks.spawn_until_cancelled("datagrams", receive::receive(flows.clone()));
@@ -208,13 +214,28 @@ impl Flows {
 
     /// Large packets of a flow, on a stream of the peer. [FLW-8]
     pub async fn spilled(&self, incoming: Incoming) {
-        let Some(flow) = self.get(incoming.header.flow) else {
+        let Some(flow) = self.awaited(incoming.header.flow).await else {
             return incoming.refuse(Code::Protocol, "no such flow is open").await;
         };
         let Ok((mut sender, receiver, _seat)) = incoming.admit().await else { return };
         sender.finish();
         let stop = flow.stop().clone();
         let _ = stop.run_until_cancelled(spill::read(flow, receiver)).await;
+    }
+
+    /// The flow; a stream, like a datagram, may overtake the message that opens it. [FLW-7]
+    async fn awaited(&self, id: u64) -> Option<Arc<Flow>> {
+        let found = async {
+            loop {
+                let mut settled = pin!(self.0.settled.notified());
+                settled.as_mut().enable();
+                match self.get(id) {
+                    None if self.knows(id) => settled.await,
+                    found => return found,
+                }
+            }
+        };
+        tokio::time::timeout(Duration::from_millis(early::PATIENCE), found).await.ok().flatten()
     }
 
     fn say_closed(&self, flow: u64, code: Code, message: &str) {
@@ -266,4 +287,4 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// How long a peer that does not read its control stream is waited for.
-const SAY_LIMIT: std::time::Duration = std::time::Duration::from_secs(1);
+const SAY_LIMIT: Duration = Duration::from_secs(1);

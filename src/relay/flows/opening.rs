@@ -46,6 +46,7 @@ impl Flows {
         let mut early = lock(&self.0.early);
         let tunnel = early.tunnel_of(id)?;
         let waiting = early.settle(id);
+        self.0.settled.notify_waiters();
         self.0.counts.take(tunnel);
         waiting
     }
@@ -83,6 +84,7 @@ impl Opening {
             open.insert(id, Arc::clone(&flow));
             waiting
         };
+        flows.0.settled.notify_waiters();
         flows.unless_over(id);
         for packet in waiting {
             flow.deliver(&packet, packet.len(), now());

@@ -148,7 +148,7 @@ impl Reader {
 
 impl Flows {
     /// Whether packets of a flow are of use: it is open, or may be in a moment.
-    fn knows(&self, id: u64) -> bool {
+    pub(super) fn knows(&self, id: u64) -> bool {
         self.open().contains_key(&id) || lock(&self.0.early).may_come(id)
     }
 }

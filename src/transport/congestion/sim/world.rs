@@ -15,6 +15,7 @@ use quinn_proto::{
 
 use super::link::{Line, Link, Random};
 use crate::identity::Keypair;
+use crate::transport::packets::Route;
 use crate::transport::settings::{CONNECTION_WINDOW, Settings};
 use crate::transport::{Secrets, tls};
 
@@ -80,17 +81,14 @@ impl World {
     ) -> usize {
         let (client, server) = (Keypair::from_seed([1; 32]), Keypair::from_seed([2; 32]));
         let settings = Settings::default();
+        let route = Route::to((DOCUMENTATION, 9).into(), &settings);
         let index = self.flows.len() as u16;
         let client_addr: SocketAddr = (DOCUMENTATION, 1_000 + index).into();
         let server_addr: SocketAddr = (DOCUMENTATION, 2_000 + index).into();
         let crypto = tls::router(&settings, &server).expect("TLS settings");
         let secrets = Secrets::from_seed([3; 32]);
         let mut serve = ServerConfig::new(Arc::new(crypto), secrets.token_key());
-        serve.transport_config(Arc::new(settings.transport(
-            DOCUMENTATION.into(),
-            true,
-            &Arc::default(),
-        )));
+        serve.transport_config(Arc::new(settings.transport(&route, true, &Arc::default())));
         let mut endpoint = || {
             let mut seed = [0; 32];
             seed[..8].copy_from_slice(&self.random.next().to_le_bytes());
@@ -102,7 +100,7 @@ impl World {
         let mut dialling = Endpoint::new(Arc::default(), None, true, Some(two));
         let (crypto, _) = tls::client(&settings, &client, server.identity()).expect("TLS settings");
         let mut dial = ClientConfig::new(Arc::new(crypto));
-        let mut transport = settings.transport(DOCUMENTATION.into(), false, &Arc::default());
+        let mut transport = settings.transport(&route, false, &Arc::default());
         transport.congestion_controller_factory(controller);
         dial.transport_config(Arc::new(transport));
         let starts = self.began + starts;

@@ -1,0 +1,364 @@
+//! A bad path, emulated: a relay for UDP between clients and one router, with delay, loss, reordering, a rate with a queue
+//! in front of it, an MTU, and outages, all of which may change while it runs. It runs in a thread of its own and ends
+//! when it is dropped. It counts what it drops, so that a test can show that the path was as bad as it says.
+#![allow(dead_code, reason = "not every test wants everything")]
+
+use std::cmp::Reverse;
+use std::collections::hash_map::Entry;
+use std::collections::{BinaryHeap, HashMap};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use tokio::net::UdpSocket;
+use tokio::sync::{Notify, oneshot};
+
+/// What one direction does to packets.
+#[derive(Clone, Debug)]
+pub(crate) struct Conditions {
+    /// On the way, at the least.
+    pub(crate) delay: Duration,
+    /// The share that gets lost, at random.
+    pub(crate) loss: f64,
+    /// The share that takes longer, and how much longer: later packets overtake it.
+    pub(crate) late: (f64, Duration),
+    /// Bits per second.
+    pub(crate) rate: Option<u64>,
+    /// Bytes that may wait for the rate; what comes then is dropped.
+    pub(crate) queue: usize,
+    /// Bytes of the largest IPv4 packet.
+    pub(crate) mtu: usize,
+    /// Whether nothing gets through.
+    pub(crate) down: bool,
+}
+
+impl Default for Conditions {
+    /// A path without faults, as fast as the machine.
+    fn default() -> Self {
+        Self {
+            delay: Duration::ZERO,
+            loss: 0.0,
+            late: (0.0, Duration::ZERO),
+            rate: None,
+            queue: MOST_HELD,
+            mtu: 65_535,
+            down: false,
+        }
+    }
+}
+
+impl Conditions {
+    /// A path without faults on which a packet and its answer take `rtt`.
+    pub(crate) fn rtt(rtt: Duration) -> Self {
+        Self { delay: rtt / 2, ..Self::default() }
+    }
+
+    /// At most so many megabits a second, and bytes that may wait.
+    pub(crate) fn rate(self, megabits: u64, queue: usize) -> Self {
+        Self { rate: Some(megabits * 1_000_000), queue, ..self }
+    }
+}
+
+/// Packets of one direction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Count {
+    pub(crate) carried: u64,
+    /// Of these, such that later ones may have overtaken.
+    pub(crate) late: u64,
+    pub(crate) lost: u64,
+    /// Dropped in front of the rate.
+    pub(crate) overflowed: u64,
+    pub(crate) too_large: u64,
+    /// Dropped during an outage.
+    pub(crate) down: u64,
+}
+
+/// From clients to the router, and back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    Up,
+    Down,
+}
+
+/// The relay.
+pub(crate) struct Link {
+    addr: SocketAddr,
+    shared: Arc<Shared>,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    /// Something is due earlier than it was.
+    sooner: Notify,
+}
+
+struct State {
+    ways: [Direction; 2],
+    under_way: BinaryHeap<Reverse<Packet>>,
+    held: usize,
+    number: u64,
+    random: u64,
+}
+
+struct Direction {
+    conditions: Conditions,
+    /// When what waits for the rate is through.
+    free_at: Instant,
+    count: Count,
+}
+
+struct Packet {
+    due: Instant,
+    /// Packets that are due at the same time keep their order.
+    number: u64,
+    bytes: Vec<u8>,
+    socket: Arc<UdpSocket>,
+    /// `None`: whom the socket is connected to.
+    to: Option<SocketAddr>,
+}
+
+impl Link {
+    /// A path to `router` with the same conditions both ways. The same seed drops the same packets of the same sequence.
+    pub(crate) fn to(router: SocketAddr, seed: u64, conditions: Conditions) -> Self {
+        let direction = || Direction {
+            conditions: conditions.clone(),
+            free_at: Instant::now(),
+            count: Count::default(),
+        };
+        let state = State {
+            ways: [direction(), direction()],
+            under_way: BinaryHeap::new(),
+            held: 0,
+            number: 0,
+            random: (seed + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
+        };
+        let shared = Arc::new(Shared { state: Mutex::new(state), sooner: Notify::new() });
+        let (stop, stopped) = oneshot::channel();
+        let front = socket();
+        let addr = front.local_addr().expect("its address");
+        let running = Arc::clone(&shared);
+        let thread = std::thread::spawn(move || {
+            let mut runtime = tokio::runtime::Builder::new_current_thread();
+            let runtime = runtime.enable_all().build().expect("a runtime");
+            runtime.block_on(async move {
+                let front = Arc::new(UdpSocket::from_std(front).expect("a socket"));
+                tokio::select! {
+                    () = accept(Arc::clone(&running), front, router) => {}
+                    () = deliver(running) => {}
+                    _ = stopped => {}
+                }
+            });
+        });
+        Self { addr, shared, stop: Some(stop), thread: Some(thread) }
+    }
+
+    /// Where clients find the router.
+    pub(crate) fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Changes both directions.
+    pub(crate) fn becomes(&self, change: impl Fn(&mut Conditions)) {
+        for way in &mut self.shared.state().ways {
+            change(&mut way.conditions);
+        }
+    }
+
+    /// What became of the packets of one direction.
+    pub(crate) fn count(&self, way: Way) -> Count {
+        self.shared.state().ways[way as usize].count
+    }
+
+    /// Packets that are somewhere on the path.
+    pub(crate) fn held(&self) -> usize {
+        self.shared.state().held
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            println!("up {:?}\ndown {:?}", self.count(Way::Up), self.count(Way::Down));
+        }
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("nobody panics here")
+    }
+
+    /// Takes a packet in; it is dropped, or due some time.
+    fn send(&self, way: Way, bytes: &[u8], socket: &Arc<UdpSocket>, to: Option<SocketAddr>) {
+        let mut state = self.state();
+        let Some(due) = state.due(way, bytes.len()) else { return };
+        state.number += 1;
+        state.held += bytes.len();
+        let next = state.under_way.peek().map(|Reverse(packet)| packet.due);
+        let number = state.number;
+        let (bytes, socket) = (bytes.to_vec(), Arc::clone(socket));
+        state.under_way.push(Reverse(Packet { due, number, bytes, socket, to }));
+        if next.is_none_or(|next| due < next) {
+            self.sooner.notify_one();
+        }
+    }
+}
+
+impl State {
+    /// When a packet comes out at the other end, if ever.
+    fn due(&mut self, way: Way, length: usize) -> Option<Instant> {
+        let (lost, late) = (self.random(), self.random());
+        let held = self.held;
+        let Direction { conditions, free_at, count } = &mut self.ways[way as usize];
+        let now = Instant::now();
+        let length = length + HEADERS;
+        let begins = (*free_at).max(now);
+        let waiting = match conditions.rate {
+            Some(rate) => (begins - now).as_secs_f64() * rate as f64 / 8.0,
+            None => 0.0,
+        };
+        let (dropped, reason) = if conditions.down {
+            (true, &mut count.down)
+        } else if length > conditions.mtu {
+            (true, &mut count.too_large)
+        } else if lost < conditions.loss {
+            (true, &mut count.lost)
+        } else {
+            let full = waiting + length as f64 > conditions.queue as f64;
+            (full || held + length > MOST_HELD, &mut count.overflowed)
+        };
+        if dropped {
+            *reason += 1;
+            return None;
+        }
+        count.carried += 1;
+        if let Some(rate) = conditions.rate {
+            *free_at = begins + Duration::from_secs_f64(length as f64 * 8.0 / rate as f64);
+        } else {
+            *free_at = now;
+        }
+        let mut delay = conditions.delay;
+        if late < conditions.late.0 {
+            count.late += 1;
+            delay += conditions.late.1;
+        }
+        Some(*free_at + delay)
+    }
+
+    /// From 0 to 1 (xorshift).
+    fn random(&mut self) -> f64 {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        (self.random >> 11) as f64 / (1u64 << 53) as f64
+    }
+
+    /// Packets that are due, and when the next one is.
+    fn take(&mut self) -> (Vec<Packet>, Option<Instant>) {
+        let (mut due, now) = (Vec::new(), Instant::now());
+        while self.under_way.peek().is_some_and(|Reverse(packet)| packet.due <= now) {
+            let Some(Reverse(packet)) = self.under_way.pop() else { break };
+            self.held -= packet.bytes.len();
+            due.push(packet);
+        }
+        (due, self.under_way.peek().map(|Reverse(packet)| packet.due))
+    }
+}
+
+impl PartialEq for Packet {
+    fn eq(&self, other: &Self) -> bool {
+        self.number == other.number
+    }
+}
+
+impl Eq for Packet {}
+
+impl PartialOrd for Packet {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Packet {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.due, self.number).cmp(&(other.due, other.number))
+    }
+}
+
+/// Takes packets of clients; each client gets a socket of its own towards the router.
+async fn accept(shared: Arc<Shared>, front: Arc<UdpSocket>, router: SocketAddr) {
+    let mut clients: HashMap<SocketAddr, Arc<UdpSocket>> = HashMap::new();
+    let mut buffer = vec![0; 65_536];
+    loop {
+        let Ok((length, client)) = front.recv_from(&mut buffer).await else { continue };
+        let back = match clients.entry(client) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => {
+                let back = UdpSocket::from_std(socket()).expect("a socket");
+                back.connect(router).await.expect("a router");
+                let back = Arc::new(back);
+                let (shared, front) = (Arc::clone(&shared), Arc::clone(&front));
+                tokio::spawn(answers(shared, front, Arc::clone(&back), client));
+                new.insert(back)
+            }
+        };
+        shared.send(Way::Up, &buffer[..length], back, None);
+    }
+}
+
+/// Takes the router's packets for one client.
+async fn answers(
+    shared: Arc<Shared>,
+    front: Arc<UdpSocket>,
+    back: Arc<UdpSocket>,
+    client: SocketAddr,
+) {
+    let mut buffer = vec![0; 65_536];
+    loop {
+        // A router that is gone says so here; it may come back.
+        let Ok(length) = back.recv(&mut buffer).await else { continue };
+        shared.send(Way::Down, &buffer[..length], &front, Some(client));
+    }
+}
+
+/// Hands packets over when they are due.
+async fn deliver(shared: Arc<Shared>) {
+    loop {
+        let (due, next) = shared.state().take();
+        for packet in due {
+            // Who is not there does not get it.
+            let _ = match packet.to {
+                Some(to) => packet.socket.send_to(&packet.bytes, to).await,
+                None => packet.socket.send(&packet.bytes).await,
+            };
+        }
+        match next {
+            Some(next) => {
+                let _ = tokio::time::timeout_at(next.into(), shared.sooner.notified()).await;
+            }
+            None => shared.sooner.notified().await,
+        }
+    }
+}
+
+/// A socket that drops nothing of its own accord.
+fn socket() -> std::net::UdpSocket {
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    socket.set_nonblocking(true).expect("it does not block");
+    let buffers = socket2::SockRef::from(&socket);
+    buffers.set_recv_buffer_size(4 << 20).expect("a buffer");
+    buffers.set_send_buffer_size(4 << 20).expect("a buffer");
+    socket
+}
+
+/// IPv4 and UDP.
+const HEADERS: usize = 28;
+/// Bytes on the path at one time, whatever the conditions.
+const MOST_HELD: usize = 64 << 20;
