@@ -39,8 +39,15 @@ fn compare_files(old: &Path, new: &Path) -> Result<ExitCode, String> {
     if old.settings != new.settings {
         println!("the settings differ: {:?}, {:?}", old.settings, new.settings);
     }
+    for run in [&old, &new].into_iter().filter(|run| run.is_disturbed()) {
+        let percent = run.disturbance() * 100.0;
+        println!(
+            "other programs used {percent:.0} % of the processors during the run of {}",
+            run.commit
+        );
+    }
     let findings = compare(&old, &new);
-    println!("{:<52}{:>9}{:>9}  {:<12}{:>8}{:>8}", "", "old", "new", "÷", "change", "noise");
+    println!("{:<66}{:>9}{:>9}  {:<12}{:>8}{:>8}", "", "old", "new", "÷", "change", "noise");
     for found in &findings {
         println!("{}", line(found));
     }
@@ -58,12 +65,13 @@ fn compare_files(old: &Path, new: &Path) -> Result<ExitCode, String> {
 fn line(found: &Finding) -> String {
     let word = match found.outcome {
         Outcome::Same => "",
+        Outcome::Noisy => "too noisy to tell",
         Outcome::Better => "better",
         Outcome::Worse => "WORSE",
         Outcome::Missing => "MISSING",
     };
     format!(
-        "{:<52}{:>9.3}{:>9.3}  {:<12}{:>+7.1}%{:>7.1}%  {word}",
+        "{:<66}{:>9.3}{:>9.3}  {:<12}{:>+7.1}%{:>7.1}%  {word}",
         found.what,
         found.old,
         found.new,

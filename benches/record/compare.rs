@@ -26,6 +26,8 @@ pub(crate) struct Finding {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
     Same,
+    /// The rounds lie so far apart that only a disaster would show.
+    Noisy,
     Better,
     Worse,
     /// The new run does not have it: a measure that is gone hides what it would have shown.
@@ -88,22 +90,24 @@ fn weigh(row: &Row, base: Option<Way>, old: Summary, new: Summary, rest: &Findin
         Better::Lower => new.median / old.median - 1.0,
     };
     let least = if base.is_some() { LEAST_NOISE } else { LEAST_NOISE_OF_EXACT };
-    let noise = (CAUTION * (old.spread + new.spread)).max(least);
+    // Of a normal distribution that is two and a half standard deviations: medians of seven rounds of the same
+    // program differ by 0.7 of one.
+    let noise = (old.spread + new.spread).max(least);
     let outcome = match worse_by {
         worse if worse > noise => Outcome::Worse,
         worse if worse < -noise => Outcome::Better,
+        _ if noise > MOST_NOISE => Outcome::Noisy,
         _ => Outcome::Same,
     };
     Finding { old: old.median, new: new.median, base, worse_by, noise, outcome, ..rest.clone() }
 }
 
-/// The quartiles of five rounds of a normal distribution lie a standard deviation apart, and the medians of two such
-/// runs differ by 0.8 of one: this makes 3.8 of those, one false alarm in some thousand figures.
-const CAUTION: f64 = 1.5;
 /// Two builds of the same sources differ by some per cent for the place where their functions landed.
 const LEAST_NOISE: f64 = 0.05;
-/// Bytes are counted, not timed.
-const LEAST_NOISE_OF_EXACT: f64 = 0.01;
+/// Who cannot see a third cannot see anything.
+const MOST_NOISE: f64 = 0.33;
+/// Bytes are counted, not timed, but how often they are acknowledged is a matter of time.
+const LEAST_NOISE_OF_EXACT: f64 = 0.02;
 
 #[cfg(test)]
 mod tests {
@@ -147,7 +151,9 @@ mod tests {
     fn what_lies_within_the_noise_of_the_rounds_is_none() {
         let old = with(&[30.0; 5], &[10.0; 5], &[8.0, 9.0, 10.0, 11.0, 12.0]);
         let tenth_slower = with(&[30.0; 5], &[10.0; 5], &[7.2, 8.1, 9.0, 9.9, 10.8]);
-        assert_eq!(outcome(&old, &tenth_slower), Outcome::Same);
+        assert_eq!(outcome(&old, &tenth_slower), Outcome::Noisy, "it may be one, nobody can tell");
+        let steadier = with(&[30.0; 5], &[10.0; 5], &[8.8, 8.9, 9.0, 9.1, 9.2]);
+        assert_eq!(outcome(&old, &steadier), Outcome::Same);
         let halved = with(&[30.0; 5], &[10.0; 5], &[4.0, 4.5, 5.0, 5.5, 6.0]);
         assert_eq!(outcome(&old, &halved), Outcome::Worse);
     }
@@ -183,7 +189,7 @@ mod tests {
     #[test]
     fn exact_figures_are_compared_as_they_are_and_the_machines_own_never() {
         let mut old = run(vec![row([(Way::Conduit, vec![1.02])])]);
-        let mut new = run(vec![row([(Way::Conduit, vec![1.04])])]);
+        let mut new = run(vec![row([(Way::Conduit, vec![1.06])])]);
         for run in [&mut old, &mut new] {
             run.rows[0].better = Better::Lower;
             run.rows[0].nature = Nature::Exact;

@@ -30,6 +30,8 @@ pub(crate) struct Run {
     /// What the sources were; ends in `+` when they were changed after that commit.
     pub(crate) commit: String,
     pub(crate) machine: Machine,
+    /// Which part of the processors other programs used before each round. Far from zero, the run says little.
+    pub(crate) others: Vec<f64>,
     /// Configuration keys that every router and tunnel of the run had besides the defaults.
     pub(crate) settings: BTreeMap<String, String>,
     pub(crate) rows: Vec<Row>,
@@ -185,6 +187,15 @@ impl Run {
         fs::write(path, text_of_rounds_in_one_line(&text) + "\n")
     }
 
+    /// The median of what others used, as a part of all processors.
+    pub(crate) fn disturbance(&self) -> f64 {
+        Summary::of(&self.others).map_or(0.0, |summary| summary.median)
+    }
+
+    pub(crate) fn is_disturbed(&self) -> bool {
+        self.disturbance() > AT_REST
+    }
+
     pub(crate) fn row(&self, id: &str) -> Option<&Row> {
         self.rows.iter().find(|row| row.id == id)
     }
@@ -193,7 +204,7 @@ impl Run {
     fn rounded(&self) -> Self {
         let mut run = self.clone();
         let rounds = run.rows.iter_mut().flat_map(|row| row.rounds.values_mut());
-        for value in rounds.flatten() {
+        for value in rounds.flatten().chain(&mut run.others) {
             *value = format!("{value:.4e}").parse().unwrap_or(*value);
         }
         run
@@ -240,6 +251,8 @@ pub(crate) fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
+/// What a machine does by itself.
+const AT_REST: f64 = 0.05;
 pub(crate) const SCHEMA: &str = "conduit.benchmark/1";
 
 #[cfg(test)]
@@ -307,6 +320,7 @@ mod tests {
                 tcp_congestion: "bbr".to_owned(),
                 rustc: "1.95.0".to_owned(),
             },
+            others: vec![0.01],
             settings: BTreeMap::new(),
             rows,
         }

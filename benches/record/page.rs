@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::plot::Bars;
-use super::{Better, Nature, Row, Run, Way};
+use super::{Better, Row, Run, Way};
 
 /// What is made of a run.
 pub(crate) struct Page {
@@ -48,6 +48,8 @@ struct Section {
     plot: Option<&'static str>,
     /// Columns, the baselines first.
     ways: &'static [Way],
+    /// More columns: the first divided by the second, round by round.
+    ratios: &'static [(Way, Way)],
     /// Identifiers of rows.
     rows: &'static [&'static str],
 }
@@ -69,6 +71,16 @@ fn about(run: &Run, file: &str) -> String {
         run.commit,
         rounds.unwrap_or_default(),
     );
+    if run.is_disturbed() {
+        let percent = run.disturbance() * 100.0;
+        put(
+            &mut text,
+            format_args!(
+                "\nOther programs used {percent:.0} % of the processors meanwhile: **these figures are too low, and \
+                 their ratios uncertain.**\n"
+            ),
+        );
+    }
     if !run.settings.is_empty() {
         let settings: Vec<String> =
             run.settings.iter().map(|(key, value)| format!("`{key} = {value}`")).collect();
@@ -80,30 +92,25 @@ fn about(run: &Run, file: &str) -> String {
 fn table(section: &Section, rows: &[&Row]) -> String {
     let present = |way: &Way| rows.iter().any(|row| row.summary(*way).is_some());
     let ways: Vec<Way> = section.ways.iter().copied().filter(present).collect();
-    let is_base = |way: &Way| Way::BASELINES.contains(way);
-    let compared = rows.iter().any(|row| row.nature == Nature::Ratio);
-    let bases: Vec<Way> = ways.iter().copied().filter(|way| compared && is_base(way)).collect();
-    // Against which baselines is told for Conduit; its other forms stand beside it.
-    let own = ways.iter().copied().find(|way| !is_base(way)).unwrap_or(Way::Conduit);
+    let both = |(way, base): &(Way, Way)| present(way) && present(base);
+    let ratios: Vec<(Way, Way)> = section.ratios.iter().copied().filter(both).collect();
     let mut text = String::from("\n| |");
     for way in &ways {
         put(&mut text, format_args!(" {} |", way.title()));
     }
-    for base in &bases {
-        put(&mut text, format_args!(" ÷ {} |", base.title()));
+    for (way, base) in &ratios {
+        put(&mut text, format_args!(" {} ÷ {} |", way.title(), base.title()));
     }
-    put(&mut text, format_args!("\n|---|{}\n", "--:|".repeat(ways.len() + bases.len())));
+    put(&mut text, format_args!("\n|---|{}\n", "--:|".repeat(ways.len() + ratios.len())));
     for row in rows {
         put(&mut text, format_args!("| {}, {} |", row.title, row.unit));
         for way in &ways {
             let summary = row.summary(*way);
-            put(
-                &mut text,
-                format_args!(" {} |", summary.map_or("–".to_owned(), |s| figure(s.median))),
-            );
+            let text_of = summary.map_or("–".to_owned(), |summary| figure(summary.median));
+            put(&mut text, format_args!(" {text_of} |"));
         }
-        for base in &bases {
-            let ratio = row.ratio(own, *base).map_or("–".to_owned(), |ratio| {
+        for (way, base) in &ratios {
+            let ratio = row.ratio(*way, *base).map_or("–".to_owned(), |ratio| {
                 format!("**{}** ±{:.0} %", figure(ratio.median), ratio.spread * 50.0)
             });
             put(&mut text, format_args!(" {ratio} |"));
@@ -152,10 +159,10 @@ fn figure(value: f64) -> String {
     match value.abs() {
         // Beyond three digits the rest is noise.
         size if size >= 10_000.0 => whole((value / 100.0).round() * 100.0),
-        size if size >= 100.0 => whole(value),
+        size if size >= 100.0 || value.fract() == 0.0 => whole(value),
         size if size >= 10.0 => format!("{value:.1}"),
         // Four for a figure near one, or an overhead of two per cent would be none.
-        size if size >= 0.95 && size < 1.1 => format!("{value:.3}"),
+        size if (0.95..1.1).contains(&size) => format!("{value:.3}"),
         size if size >= 0.095 => format!("{value:.2}"),
         _ => format!("{value:.3}"),
     }
@@ -176,12 +183,16 @@ pub(crate) const PLOTS: &str = "docs/performance";
 
 const RELAYS_AND_CONDUIT: &[Way] = &[Way::NoTunnel, Way::TcpRelay, Way::TlsRelay, Way::Conduit];
 
+const BESIDE_BASELINES: &[(Way, Way)] =
+    &[(Way::Conduit, Way::NoTunnel), (Way::Conduit, Way::TcpRelay), (Way::Conduit, Way::TlsRelay)];
+
 const SECTIONS: &[Section] = &[
     Section {
         title: "Throughput",
         text: "Streams that send as fast as they can, up (user to target) or down.",
         plot: Some("throughput.svg"),
         ways: RELAYS_AND_CONDUIT,
+        ratios: BESIDE_BASELINES,
         rows: &[
             "bulk-up-1",
             "bulk-down-1",
@@ -199,14 +210,17 @@ const SECTIONS: &[Section] = &[
                connections, alone and beside two streams of bulk.",
         plot: Some("latency.svg"),
         ways: RELAYS_AND_CONDUIT,
+        ratios: BESIDE_BASELINES,
         rows: &["first-byte", "echo-p50", "echo-p99", "beside-p50", "beside-p99"],
     },
     Section {
         title: "Cost",
         text: "What both processes use: time of the processors while bulk runs, resident memory for each of 2,000 \
-               connections that have said something once.",
+               connections that have said something once. The relays keep two buffers of 64 KiB for each in each \
+               process, as relays made for speed do.",
         plot: Some("cost.svg"),
         ways: RELAYS_AND_CONDUIT,
+        ratios: BESIDE_BASELINES,
         rows: &["cpu-up-1", "cpu-up-8", "memory"],
     },
     Section {
@@ -214,6 +228,7 @@ const SECTIONS: &[Section] = &[
         text: "One stream up, and echoes beside two streams of bulk, for each value.",
         plot: None,
         ways: &[Way::NoTunnel, Way::Conduit, Way::ConduitThroughput, Way::ConduitLatency],
+        ratios: &[(Way::ConduitThroughput, Way::Conduit), (Way::ConduitLatency, Way::Conduit)],
         rows: &["bulk-up-1", "beside-p50", "beside-p99"],
     },
     Section {
@@ -221,6 +236,7 @@ const SECTIONS: &[Section] = &[
         text: "The highest rate at which at most one packet in a thousand is lost, one way; packets in trains.",
         plot: Some("udp.svg"),
         ways: &[Way::NoTunnel, Way::Conduit, Way::ConduitReverse],
+        ratios: &[(Way::Conduit, Way::NoTunnel), (Way::ConduitReverse, Way::NoTunnel)],
         rows: &["udp-64", "udp-1400", "udp-64-cpu", "udp-1400-cpu"],
     },
     Section {
@@ -228,6 +244,7 @@ const SECTIONS: &[Section] = &[
         text: "Counted by the connection of a tunnel on loopback, UDP and IP headers left out.",
         plot: None,
         ways: &[Way::Conduit],
+        ratios: &[],
         rows: &[
             "wire-up-1452",
             "wire-back-1452",
@@ -243,6 +260,7 @@ const SECTIONS: &[Section] = &[
         text: "Sealing and opening packets of that many bytes with the suite that is negotiated, one core.",
         plot: None,
         ways: &[Way::Conduit],
+        ratios: &[],
         rows: &["crypto-1200", "crypto-1452", "crypto-6550", "crypto-13000"],
     },
 ];
@@ -254,8 +272,8 @@ mod tests {
 
     #[test]
     fn figures_have_three_digits() {
-        let texts = [31.94, 5.678, 0.98, 0.0213, 38_512.0, 1_234_567.0, 123.4].map(figure);
-        assert_eq!(texts, ["31.9", "5.68", "0.98", "0.021", "38,500", "1,234,600", "123"]);
+        let texts = [31.94, 5.678, 1.0234, 0.0213, 38_512.0, 1_234_567.0, 14.0].map(figure);
+        assert_eq!(texts, ["31.9", "5.68", "1.023", "0.021", "38,500", "1,234,600", "14"]);
     }
 
     #[test]
@@ -272,7 +290,7 @@ mod tests {
         assert!(page.starts_with("# Title\n") && page.ends_with("written by hand\n"));
         assert!(!page.contains("old"));
         assert!(
-            page.contains("| bulk, Gbit/s | 31.0 | 10.0 | 12.0 | **0.39** ±2 % | **1.20** ±0 % |"),
+            page.contains("| bulk, Gbit/s | 31 | 10 | 12 | **0.39** ±2 % | **1.20** ±0 % |"),
             "{page}"
         );
         assert!(page.contains("![Throughput](performance/throughput.svg)"));

@@ -24,7 +24,7 @@ use std::path::PathBuf;
 
 use harness::target::Target;
 use harness::ways::Running;
-use harness::{allow_many_files, relay};
+use harness::{allow_many_files, relay, usage};
 use measures::{Effort, MEASURES, packets, parts};
 use record::{Run, SCHEMA, Way, root};
 use sheet::Sheet;
@@ -40,17 +40,21 @@ fn main() {
     allow_many_files();
     let (date, target) = (OffsetDateTime::now_utc().date().to_string(), Target::start());
     let effort = if options.quick { Effort::QUICK } else { Effort::FULL };
-    let mut sheet = Sheet::default();
+    let (mut others, mut sheet) = (Vec::new(), Sheet::default());
+    // Before anybody edits a file while this runs.
+    let commit = machine::commit();
     for round in 0..effort.rounds {
         eprintln!("round {} of {}", round + 1, effort.rounds);
+        others.push(usage::others());
         take_round(round, &options, effort, &target, &mut sheet);
     }
     let run = Run {
         schema: SCHEMA.to_owned(),
         date,
         conduit: env!("CARGO_PKG_VERSION").to_owned(),
-        commit: machine::commit(),
+        commit,
         machine: machine::machine(),
+        others,
         settings: options.settings.iter().cloned().collect(),
         rows: sheet.rows(),
     };

@@ -33,7 +33,7 @@ pub(crate) struct Effort {
 
 impl Effort {
     pub(crate) const FULL: Self = Self {
-        rounds: 5,
+        rounds: 7,
         rounds_of_packets: 3,
         timing: Timing { warm_up: Duration::from_millis(200), window: Duration::from_millis(400) },
         window_of_packets: Duration::from_millis(300),
@@ -183,8 +183,7 @@ pub(crate) fn parts(target: &Target, sheet: &mut Sheet) {
     sheet.put("report", Way::Conduit, overhead::report() as f64);
     let ids = ["crypto-1200", "crypto-1452", "crypto-6550", "crypto-13000"];
     for (id, size) in ids.into_iter().zip(aead::SIZES) {
-        let seconds = aead::seconds_per_gb(size, Duration::from_millis(50));
-        sheet.put(id, Way::Conduit, seconds);
+        sheet.put(id, Way::Conduit, aead::seconds_per_gb(size));
     }
 }
 
