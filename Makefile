@@ -23,8 +23,10 @@ lint: ## rustfmt, clippy, rustdoc, shellcheck; no test
 fmt: ## format the sources
 	cargo fmt
 
-bench: ## throughput, new connections, round trips and UDP packets beside no tunnel
-	cargo bench --locked --bench tunnel --bench packets
+bench: ## speed beside no tunnel, a TCP relay and a TLS relay; STORE=name keeps the run for docs/performance.md
+	cargo bench --locked --bench parts
+	cargo bench --locked --bench tunnel -- $(if $(STORE),--store $(STORE))
+	$(if $(STORE),cargo bench --locked --bench runs -- page)
 
 chaos: ## routers and tunnels killed and stopped again and again, a few minutes
 	cargo nextest run --locked --profile chaos

@@ -13,6 +13,8 @@ use tempfile::TempDir;
 pub(crate) struct Pair {
     folder: TempDir,
     binary: &'static str,
+    /// Variables of every process.
+    environment: Vec<(String, String)>,
     router_addr: SocketAddr,
     router: Child,
     /// Where the tunnel listens.
@@ -23,17 +25,26 @@ pub(crate) struct Pair {
 impl Pair {
     /// Starts both and returns when the tunnel is ready.
     pub(crate) fn start(binary: &'static str, source: SocketAddr) -> Self {
+        Self::start_with(binary, source, &[])
+    }
+
+    /// The same with variables that configure both.
+    pub(crate) fn start_with(
+        binary: &'static str,
+        source: SocketAddr,
+        environment: &[(String, String)],
+    ) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let router_addr =
             UdpSocket::bind("127.0.0.1:0").and_then(|s| s.local_addr()).expect("a free port");
         let bind =
             TcpListener::bind("127.0.0.1:0").and_then(|s| s.local_addr()).expect("a free port");
-        let router = spawn_router(binary, &folder, router_addr);
-        let pair = Self { folder, binary, router_addr, router, bind, source };
+        let environment = environment.to_vec();
+        let router = spawn_router(conduit(binary, &folder, "R", &environment), router_addr);
+        let pair = Self { folder, binary, environment, router_addr, router, bind, source };
         // Before that an invitation would be for the address of a router with no options.
         within(Duration::from_secs(10), "the router runs", || {
-            let mut status = conduit(binary, &pair.folder, "R");
-            let said = status.args(["status", "-o", "json"]).output().expect("a status");
+            let said = pair.conduit("R").args(["status", "-o", "json"]).output().expect("a status");
             serde_json::from_slice(&said.stdout)
                 .is_ok_and(|v: serde_json::Value| v["router"]["state"] == "ready")
         });
@@ -53,7 +64,7 @@ impl Pair {
 
     /// Runs a command to its end in the home `R` (router) or `C` (client); it has to succeed.
     pub(crate) fn run(&self, home: &str, arguments: &[&str], input: &str) -> Output {
-        let mut command = conduit(self.binary, &self.folder, home);
+        let mut command = self.conduit(home);
         command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("a process");
         let mut stdin = child.stdin.take().expect("its input");
@@ -67,11 +78,15 @@ impl Pair {
 
     /// The tunnel's process, as `conduit list` tells it; none when it does not run.
     pub(crate) fn tunnel_pid(&self) -> Option<u32> {
+        self.pid_of("pair")
+    }
+
+    /// The same for a tunnel by its name.
+    pub(crate) fn pid_of(&self, name: &str) -> Option<u32> {
         let output = self.run("C", &["list", "-o", "json"], "");
         let list: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
-        let pid =
-            list["tunnels"].as_array()?.iter().find(|tunnel| tunnel["name"] == "pair")?["pid"]
-                .as_u64()?;
+        let mut tunnels = list["tunnels"].as_array()?.iter();
+        let pid = tunnels.find(|tunnel| tunnel["name"] == name)?["pid"].as_u64()?;
         u32::try_from(pid).ok()
     }
 
@@ -84,7 +99,11 @@ impl Pair {
     pub(crate) fn replace_router(&mut self) {
         self.router.kill().expect("a kill");
         self.router.wait().expect("its end");
-        self.router = spawn_router(self.binary, &self.folder, self.router_addr);
+        self.router = spawn_router(self.conduit("R"), self.router_addr);
+    }
+
+    fn conduit(&self, home: &str) -> Command {
+        conduit(self.binary, &self.folder, home, &self.environment)
     }
 
     /// One connection that sends and gets the same bytes back.
@@ -95,15 +114,14 @@ impl Pair {
 
 impl Drop for Pair {
     fn drop(&mut self) {
-        let _ = conduit(self.binary, &self.folder, "C").args(["kill", "--all", "--force"]).output();
+        let _ = self.conduit("C").args(["kill", "--all", "--force"]).output();
         let _ = self.router.kill();
         let _ = self.router.wait();
     }
 }
 
-fn spawn_router(binary: &str, folder: &TempDir, addr: SocketAddr) -> Child {
+fn spawn_router(mut command: Command, addr: SocketAddr) -> Child {
     let addr = addr.to_string();
-    let mut command = conduit(binary, folder, "R");
     command
         .args(["router", "--bind", &addr, "--advertise", &addr])
         .stdin(Stdio::null())
@@ -111,8 +129,14 @@ fn spawn_router(binary: &str, folder: &TempDir, addr: SocketAddr) -> Child {
     command.stderr(Stdio::null()).spawn().expect("a router")
 }
 
-fn conduit(binary: &str, folder: &TempDir, home: &str) -> Command {
+fn conduit(
+    binary: &str,
+    folder: &TempDir,
+    home: &str,
+    environment: &[(String, String)],
+) -> Command {
     let mut command = Command::new(binary);
+    command.envs(environment.iter().map(|(name, value)| (name, value)));
     command.env("CONDUIT_HOME", folder.path().join(home)).current_dir(folder.path());
     command
 }
