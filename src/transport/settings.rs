@@ -137,7 +137,7 @@ impl Settings {
             .allow_spin(false);
         let packets = Packets::on(route, self.max_packet);
         packets.tune(&mut config);
-        config.congestion_controller_factory(self.controller(packets.first, route.loopback, share));
+        config.congestion_controller_factory(self.controller(packets.first, share));
         config
     }
 
@@ -155,13 +155,11 @@ impl Settings {
     fn controller(
         &self,
         mtu: u16,
-        loopback: bool,
         share: &Arc<ShareCell>,
     ) -> Arc<dyn ControllerFactory + Send + Sync> {
         let initial_window = (10 * u64::from(mtu)).max(INITIAL_WINDOW);
         match self.congestion {
             Congestion::Auto => Arc::new(congestion::Config {
-                loopback,
                 optimize_for: self.optimize_for,
                 share: Arc::clone(share),
             }),

@@ -5,6 +5,7 @@
 
 mod level;
 mod measure;
+mod phase;
 #[cfg(test)]
 mod sim;
 
@@ -21,8 +22,6 @@ use crate::tunnel::Priority;
 /// Makes controllers; one per connection and path.
 #[derive(Clone, Debug)]
 pub(super) struct Config {
-    /// Whether both ends are on this machine: there is no queue to keep short, only processors to keep busy.
-    pub(super) loopback: bool,
     /// Whether a short queue or a full link matters more.
     pub(super) optimize_for: OptimizeFor,
     /// What the connection may take beside others.

@@ -44,8 +44,9 @@ pub(super) struct Flow {
     client: Side,
     server: Side,
     starts: Instant,
-    stops: Option<Instant>,
     stream: Option<StreamId>,
+    /// The largest window so far.
+    pub(super) most_window: u64,
     /// Bytes that have arrived, by tenth of a second since the world began.
     pub(super) arrived: Vec<u64>,
 }
@@ -110,21 +111,11 @@ impl World {
             client: Side { endpoint: dialling, addr: client_addr, connection: Some(connection) },
             server: Side { endpoint: router, addr: server_addr, connection: None },
             starts,
-            stops: None,
             stream: None,
+            most_window: 0,
             arrived: Vec::new(),
         });
         self.flows.len() - 1
-    }
-
-    /// The connection stops to send at `at`.
-    pub(super) fn stop(&mut self, flow: usize, at: Duration) {
-        self.flows[flow].stops = Some(self.began + at);
-    }
-
-    /// The client's end of a flow.
-    pub(super) fn client(&self, flow: usize) -> &Connection {
-        &self.flows[flow].client.connection.as_ref().expect("connected from the start").1
     }
 
     /// Runs until `at` after the beginning.
@@ -190,7 +181,8 @@ impl World {
         if self.now < flow.starts {
             return;
         }
-        flow.write(self.now);
+        flow.write();
+        flow.most_window = flow.most_window.max(flow.window());
         let read = flow.server.read();
         if flow.arrived.len() <= tenth {
             flow.arrived.resize(tenth + 1, 0);
@@ -256,9 +248,9 @@ impl Flow {
         }
     }
 
-    fn write(&mut self, now: Instant) {
+    fn write(&mut self) {
         let Some((_, connection)) = &mut self.client.connection else { return };
-        if connection.is_handshaking() || self.stops.is_some_and(|at| at <= now) {
+        if connection.is_handshaking() {
             return;
         }
         if self.stream.is_none() {
@@ -272,16 +264,16 @@ impl Flow {
         {}
     }
 
-    /// Bytes per second that arrived between two moments.
-    pub(super) fn rate(&self, from: Duration, to: Duration) -> f64 {
-        let tenths = |at: Duration| at.as_millis() as usize / 100;
-        let bytes: u64 = self.arrived.iter().take(tenths(to)).skip(tenths(from)).sum();
-        bytes as f64 / (to - from).as_secs_f64()
+    /// Bytes that may be in flight.
+    fn window(&self) -> u64 {
+        let connection = self.client.connection.as_ref();
+        connection.map_or(0, |(_, connection)| connection.congestion_state().window())
     }
 
-    /// The same in Mbit/s.
-    pub(super) fn mbit(&self, from: u64, to: u64) -> f64 {
-        self.rate(Duration::from_secs(from), Duration::from_secs(to)) * 8.0 / 1e6
+    /// Mbit/s that arrived between two seconds.
+    pub(super) fn mbit(&self, from: usize, to: usize) -> f64 {
+        let bytes: u64 = self.arrived.iter().take(to * 10).skip(from * 10).sum();
+        bytes as f64 * 8.0 / 1e6 / (to - from) as f64
     }
 }
 
