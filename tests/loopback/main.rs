@@ -14,6 +14,7 @@ mod hostile_flows;
 mod hostile_reverse;
 mod hostile_router;
 mod isolation;
+mod liveliness;
 mod raw;
 mod stage;
 mod stranger;
