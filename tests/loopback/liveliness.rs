@@ -67,8 +67,8 @@ async fn any_number_of_young_connections_leaves_a_transfer_its_part() {
             })
         })
         .collect();
-    let backup = echo(addr, &noise(99, 32 << 20));
-    let backup = tokio::time::timeout(Duration::from_secs(60), backup).await;
+    let bytes = noise(99, 32 << 20);
+    let backup = tokio::time::timeout(Duration::from_secs(60), echo(addr, &bytes)).await;
     assert!(backup.is_ok(), "32 MiB did not get through in a minute");
     stop.cancel();
     let mut pages = 0;
