@@ -1,6 +1,5 @@
 //! Forward TCP: a user's socket becomes a stream.
 
-use std::pin::pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -50,11 +49,15 @@ impl User {
             return; // The user is gone already.
         }
         let trusted = &settings.tunnel.options.trusted_proxies;
-        let (socket, visitor, first) = match introduced(socket, peer, trusted).await {
+        // What comes before the copying is boxed, and so gone when it is over: a task keeps the size of its largest step
+        // as long as it lives, and a connection that is idle should cost little.
+        let introduced = Box::pin(introduced(socket, peer, trusted));
+        let (socket, visitor, first) = match introduced.await {
             Ok(introduced) => introduced,
             Err(error) => return tracing::debug!(%peer, %error, "user turned away"),
         };
-        let opening = entry.stop.run_until_cancelled(self.open(&socket, &visitor, first, &entry));
+        let opening = Box::pin(self.open(&socket, &visitor, first, &entry));
+        let opening = entry.stop.run_until_cancelled(opening);
         let (_session, sender, mut receiver) = match opening.await {
             Some(Ok(opened)) => opened,
             Some(Err(reason)) => return self.refuse(socket, &reason),
@@ -62,9 +65,14 @@ impl User {
         };
         let mut served = receiver.served();
         let moved = {
-            let piping =
-                pipe(socket, sender, receiver, &settings.relay, &entry.counters, &entry.stop);
-            let mut piping = pin!(piping);
+            let mut piping = Box::pin(pipe(
+                socket,
+                sender,
+                receiver,
+                &settings.relay,
+                &entry.counters,
+                &entry.stop,
+            ));
             tokio::select! {
                 moved = &mut piping => moved,
                 Ok(()) = &mut served => {

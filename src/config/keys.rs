@@ -239,7 +239,7 @@ const PERFORMANCE: &[Key] = &[
         "optimize_for",
         Kind::Choice(&["balanced", "throughput", "latency"]),
         "balanced",
-        "What to prefer where one costs the other.",
+        "Throughput: longer transfers start faster, for more memory, and loopback carries more at once. Latency: less of a transfer is under way in front of a keystroke.",
     ),
     key(
         "performance",

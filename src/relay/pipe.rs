@@ -97,49 +97,52 @@ impl EndedBy {
 /// Moves bytes both ways until both directions are done, one of them fails, or `stop` is cancelled. FIN becomes
 /// finish and back, RST becomes reset and back; a failure ends both directions and resets the socket. [STR-5]
 /// [STR-6] [STR-7] Not cancel-safe: dropped, the stream is reset with `Internal`.
-pub async fn pipe(
+#[allow(clippy::manual_async_fn, reason = "an `async fn` keeps its arguments twice")]
+pub fn pipe<'a>(
     mut socket: Stream,
     mut sender: Sender,
     mut receiver: Receiver,
-    settings: &Settings,
-    counters: &Counters,
-    stop: &CancellationToken,
-) -> Transferred {
-    let in_flight = sender.in_flight();
-    let stopped = sender.stopped();
-    let ended_by = {
-        let (reading, writing) = socket.split();
-        let mut upload = pin!(upload(reading, &mut sender, settings, &counters.sent));
-        let mut download = pin!(download(writing, &mut receiver, settings, counters));
-        let mut stopped = pin!(stopped);
-        let (mut read, mut down) = (None, false);
-        loop {
-            let up = read.is_some();
-            let end = tokio::select! {
-                end = &mut upload, if !up => end.map(|half| read = Some(half)),
-                end = &mut download, if !down => { down = true; end }
-                // As long as bytes may come from the peer, their end tells; after that only this does.
-                error = &mut stopped, if down && !up => Err(error.into()),
-                error = broken(read.as_ref()), if up && !down => Err(EndedBy::Socket(error.to_string())),
-                () = silence(counters, &in_flight, settings), if up != down => Err(EndedBy::Abandoned),
-                () = stop.cancelled() => Err(EndedBy::Killed),
-            };
-            match end {
-                Err(failure) => break failure,
-                Ok(()) if read.is_some() && down => break EndedBy::Done,
-                Ok(()) => {}
+    settings: &'a Settings,
+    counters: &'a Counters,
+    stop: &'a CancellationToken,
+) -> impl Future<Output = Transferred> + Send + 'a {
+    async move {
+        let in_flight = sender.in_flight();
+        let stopped = sender.stopped();
+        let ended_by = {
+            let (reading, writing) = socket.split();
+            let mut upload = pin!(upload(reading, &mut sender, settings, &counters.sent));
+            let mut download = pin!(download(writing, &mut receiver, settings, counters));
+            let mut stopped = pin!(stopped);
+            let (mut read, mut down) = (None, false);
+            loop {
+                let up = read.is_some();
+                let end = tokio::select! {
+                    end = &mut upload, if !up => end.map(|half| read = Some(half)),
+                    end = &mut download, if !down => { down = true; end }
+                    // As long as bytes may come from the peer, their end tells; after that only this does.
+                    error = &mut stopped, if down && !up => Err(error.into()),
+                    error = broken(read.as_ref()), if up && !down => Err(EndedBy::Socket(error.to_string())),
+                    () = silence(counters, &in_flight, settings), if up != down => Err(EndedBy::Abandoned),
+                    () = stop.cancelled() => Err(EndedBy::Killed),
+                };
+                match end {
+                    Err(failure) => break failure,
+                    Ok(()) if read.is_some() && down => break EndedBy::Done,
+                    Ok(()) => {}
+                }
             }
+        };
+        if ended_by != EndedBy::Done {
+            sender.reset(ended_by.code());
+            receiver.stop(ended_by.code());
+            socket.reset();
         }
-    };
-    if ended_by != EndedBy::Done {
-        sender.reset(ended_by.code());
-        receiver.stop(ended_by.code());
-        socket.reset();
-    }
-    Transferred {
-        sent: counters.sent.load(Ordering::Relaxed),
-        received: counters.received.load(Ordering::Relaxed),
-        ended_by,
+        Transferred {
+            sent: counters.sent.load(Ordering::Relaxed),
+            received: counters.received.load(Ordering::Relaxed),
+            ended_by,
+        }
     }
 }
 

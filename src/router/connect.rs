@@ -1,24 +1,52 @@
 //! Forward TCP: a stream of a client becomes a connection to the target.
 
 use super::serve::{Client, shortened};
-use crate::ends::{self, Candidate, Transport};
+use crate::ends::{self, Candidate, Stream, Transport};
 use crate::policy::{Decision, Denial, OwnSockets, Permissions};
-use crate::relay::{EndedBy, Faces, pipe};
-use crate::session::Incoming;
+use crate::relay::{EndedBy, Entry, Faces, pipe};
+use crate::session::{Incoming, Receiver, Seat, Sender};
 use crate::tunnel::{Protocol, ProxyProtocol, Target};
 use crate::wire::{Code, StreamHeader};
 
+/// A stream and the target's socket that belongs to it.
+struct Served {
+    socket: Stream,
+    sender: Sender,
+    receiver: Receiver,
+    target: Target,
+    entry: Entry,
+    _seat: Seat,
+}
+
 /// Decides, dials, decides again on the address, connects exactly that, copies. [STR-12]
 pub(super) async fn connect(client: &Client, incoming: Incoming) {
+    // A task keeps the size of its largest step as long as it lives, and a connection that is idle should cost little:
+    // what comes before the copying is boxed, and so gone when it is over.
+    let Some(served) = Box::pin(serve(client, incoming)).await else { return };
+    let Served { socket, sender, receiver, target, entry, _seat } = served;
+    let settings = &client.shared.settings.relay;
+    let moved =
+        Box::pin(pipe(socket, sender, receiver, settings, &entry.counters, &entry.stop)).await;
+    if moved.ended_by != EndedBy::Done {
+        tracing::debug!(client = %client.name, %target, ended_by = %moved.ended_by, "connection ended");
+    }
+}
+
+/// Everything before the copying; `None` when the peer was told why not, or is gone.
+async fn serve(client: &Client, incoming: Incoming) -> Option<Served> {
     let shared = &client.shared;
     let (target, preface) = match wanted(client, &incoming.header) {
         Ok(wanted) => wanted,
-        Err(reason) => return refuse(client, incoming, "?", Code::Protocol, &reason).await,
+        Err(reason) => {
+            refuse(client, incoming, "?", Code::Protocol, &reason).await;
+            return None;
+        }
     };
     if shared.table.active() >= shared.settings.max_connections {
         let reason =
             "the router serves as many connections as it may: [performance] max_connections";
-        return refuse(client, incoming, &target.to_string(), Code::Limit, reason).await;
+        refuse(client, incoming, &target.to_string(), Code::Limit, reason).await;
+        return None;
     }
     let permissions = client.seat.permissions();
     let judge = |candidate: Candidate<'_>| decide(&permissions, &target, candidate, &shared.own);
@@ -30,27 +58,28 @@ pub(super) async fn connect(client: &Client, incoming: Incoming) {
     );
     let dialled = tokio::select! {
         dialled = ends::dial(&target, judge, &shared.settings.dial) => dialled,
-        () = entry.stop.cancelled() => return incoming.refuse(Code::Killed, "ended by an operator").await,
+        () = entry.stop.cancelled() => {
+            incoming.refuse(Code::Killed, "ended by an operator").await;
+            return None;
+        }
         // Nobody is left to be told.
-        _ = client.session.closed() => return,
+        _ = client.session.closed() => return None,
     };
     let mut socket = match dialled {
         Ok(socket) => socket,
         Err(error) => {
             let (target, reason) = (target.to_string(), error.to_string());
-            return refuse(client, incoming, &target, error.code(), &reason).await;
+            refuse(client, incoming, &target, error.code(), &reason).await;
+            return None;
         }
     };
     if let Err(error) = socket.write_first(&preface).await {
         let (target, reason) = (target.to_string(), error.to_string());
-        return refuse(client, incoming, &target, Code::Reset, &reason).await;
+        refuse(client, incoming, &target, Code::Reset, &reason).await;
+        return None;
     }
-    let Ok((sender, receiver, _seat)) = incoming.admit().await else { return };
-    let moved =
-        pipe(socket, sender, receiver, &shared.settings.relay, &entry.counters, &entry.stop).await;
-    if moved.ended_by != EndedBy::Done {
-        tracing::debug!(client = %client.name, %target, ended_by = %moved.ended_by, "connection ended");
-    }
+    let (sender, receiver, _seat) = incoming.admit().await.ok()?;
+    Some(Served { socket, sender, receiver, target, entry, _seat })
 }
 
 /// Whether a client that asked for `target` may have what that turned out to be.

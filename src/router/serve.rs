@@ -121,22 +121,22 @@ impl Declaration {
 
 async fn stream(client: Arc<Client>, knock: Knock) {
     let limit = client.shared.settings.session.message_timeout;
-    let incoming = match knock.header(limit).await {
+    // Boxed, and so gone when it is over, as every step but the last one: see `connect`.
+    let incoming = match Box::pin(knock.header(limit)).await {
         Ok(incoming) => incoming,
         Err(error) => return tracing::debug!(client = %client.name, %error, "stream dropped"),
     };
     match StreamClass::try_from(incoming.header.class) {
         Ok(StreamClass::Connect) => connect::connect(&client, incoming).await,
         Ok(StreamClass::Probe) => {
-            if let Ok((sender, receiver, _seat)) = incoming.admit().await {
-                echo(sender, receiver, PROBE_MOST).await;
+            if let Ok((sender, receiver, _seat)) = Box::pin(incoming.admit()).await {
+                Box::pin(echo(sender, receiver, PROBE_MOST)).await;
             }
         }
-        Ok(StreamClass::Flow) => client.flows.spilled(incoming).await,
+        Ok(StreamClass::Flow) => Box::pin(client.flows.spilled(incoming)).await,
         Ok(StreamClass::Incoming) | Err(_) => {
-            incoming
-                .refuse(Code::Unsupported, "this router does not know streams of this class")
-                .await;
+            let unknown = "this router does not know streams of this class";
+            Box::pin(incoming.refuse(Code::Unsupported, unknown)).await;
         }
     }
 }

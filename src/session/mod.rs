@@ -27,8 +27,7 @@ pub use applicant::{Admission, Applicant, REFUSAL, REVOKED, TicketProof, TokenPr
 pub use datagrams::{DatagramRoom, SendDatagramError};
 pub use frames::ReceiveFrameError;
 pub use handshake::{HandshakeError, Introduction, initiate};
-use incoming::Seat;
-pub use incoming::{Incoming, Knock, OpenError};
+pub use incoming::{Incoming, Knock, OpenError, Seat};
 pub use receiver::{ReceiveError, Receiver};
 pub use sender::{InFlight, SendError, Sender};
 

@@ -65,6 +65,39 @@ fn sockets_at_both_ends_are_tuned_as_the_configuration_says() {
     assert_eq!(connected(router.pid()), [dialled, dialled], "dialled");
 }
 
+/// [SES-35]
+#[test]
+fn both_ends_of_a_session_know_the_tunnels_priority() {
+    let world = World::new();
+    let router = world.router();
+    let client = world.client("C");
+    client.enrols(&router.invite(&[]));
+    let start = client.start("127.0.0.1:9").args(["--name", "backup", "--priority", "bulk"]);
+    let backup = client.started(&start.succeeds());
+    let file = "[[tunnels]]\nname = \"shell\"\nsource = \"127.0.0.1:9\"\nbind = \"127.0.0.1:0\"\n\
+                priority = \"interactive\"\n";
+    let file = world.file("shell.toml", file).display().to_string();
+    client.conduit(&["up", "-f", &file]).succeeds();
+    client
+        .conduit(&["start", "--source", "127.0.0.1:9", "--bind", "0", "--priority", "high"])
+        .exits(2)
+        .says("interactive, normal, bulk");
+    let of = |name: &str| {
+        let listed = client.list(&[]).into_iter().find(|tunnel| tunnel["name"] == name);
+        listed.expect("a tunnel")["path"]["priority"].clone()
+    };
+    assert_eq!((of("backup"), of("shell")), ("bulk".into(), "interactive".into()));
+    let status = router.status();
+    let sessions = status["sessions"].as_array().expect("sessions");
+    let mut known: Vec<_> =
+        sessions.iter().map(|session| session["path"]["priority"].as_str().expect("one")).collect();
+    known.sort_unstable();
+    assert_eq!(known, ["bulk", "interactive"]);
+    let shown = router.home().conduit(&["status"]).succeeds();
+    assert!(shown.stdout.contains("PRIORITY") && shown.stdout.contains("bulk"), "{shown}");
+    drop(backup);
+}
+
 /// `TCP_NODELAY` and the idle time before probes of every TCP socket of a process that has a peer.
 fn connected(pid: u32) -> Vec<(bool, Option<Duration>)> {
     let sockets = sockets(pid);

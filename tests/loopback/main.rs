@@ -17,6 +17,7 @@ mod hostile_router;
 mod isolation;
 #[path = "../link/mod.rs"]
 mod link;
+mod liveliness;
 mod raw;
 mod rough;
 mod sizes;
