@@ -26,12 +26,14 @@ pub(super) struct FrameReader {
     stream: RecvStream,
     buffer: BytesMut,
     limit: usize,
+    /// Bytes of the stream that were read.
+    read: u64,
 }
 
 impl FrameReader {
     /// Reads frames of at most `limit` bytes each.
     pub(super) fn new(stream: RecvStream, limit: usize) -> Self {
-        Self { stream, buffer: BytesMut::new(), limit }
+        Self { stream, buffer: BytesMut::new(), limit, read: 0 }
     }
 
     /// Allows messages of another size from here.
@@ -51,15 +53,18 @@ impl FrameReader {
                 return Ok(frame);
             }
             match self.stream.read_chunk(READ_AT_ONCE, true).await? {
-                Some(chunk) => self.buffer.extend_from_slice(&chunk.bytes),
+                Some(chunk) => {
+                    self.read += chunk.bytes.len() as u64;
+                    self.buffer.extend_from_slice(&chunk.bytes);
+                }
                 None => return Err(ReceiveFrameError::Ended),
             }
         }
     }
 
-    /// The stream, and the bytes that were read beyond the last message.
-    pub(super) fn into_parts(self) -> (RecvStream, Bytes) {
-        (self.stream, self.buffer.freeze())
+    /// The stream, how many bytes of it were read, and those beyond the last message.
+    pub(super) fn into_parts(self) -> (RecvStream, u64, Bytes) {
+        (self.stream, self.read, self.buffer.freeze())
     }
 }
 

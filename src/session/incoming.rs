@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::frames::{FrameReader, ReceiveFrameError};
+use super::intake::Intake;
 use super::ledger::Outgoing;
 use super::receiver::Receiver;
 use super::sender::{SendError, Sender, number};
@@ -94,7 +95,7 @@ impl Knock {
             Ok(Err(error)) => Err(OpenError::Malformed(error.to_string())),
             Err(_) => Err(OpenError::TooSlow),
         };
-        let (receive, payload) = frames.into_parts();
+        let (receive, read, payload) = frames.into_parts();
         let (header, account) = match header {
             Ok(opened) => opened,
             Err(error) => {
@@ -109,7 +110,8 @@ impl Knock {
         };
         let ledger = &self.session.0.ledger;
         let sender = Sender::new(self.send, ledger, header.token, account);
-        let receiver = Receiver::with_payload(receive, ledger, header.token, payload);
+        let intake = Intake::new(receive, read);
+        let receiver = Receiver::with_payload(intake, ledger, header.token, payload);
         Ok(Incoming { header, sender, receiver, seat: self.seat })
     }
 }

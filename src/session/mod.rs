@@ -10,6 +10,7 @@ mod datagrams;
 mod frames;
 mod handshake;
 mod incoming;
+mod intake;
 mod ledger;
 mod receiver;
 mod sender;

@@ -1,7 +1,6 @@
 //! The receiving direction of a stream, which keeps accounts of what a socket took.
 
 use std::collections::VecDeque;
-use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
@@ -10,6 +9,7 @@ use tokio::sync::oneshot;
 
 use super::Ended;
 use super::incoming::HEADER_LIMIT;
+use super::intake::Intake;
 use super::ledger::{Ledger, Mark};
 use super::sender::number;
 use super::window::may_take;
@@ -41,7 +41,7 @@ pub enum ReceiveError {
 /// The receiving direction. The bytes' way ends at a socket: [`Receiver::delivered`] tells how far they got.
 #[derive(Debug)]
 pub struct Receiver {
-    stream: RecvStream,
+    intake: Intake,
     ledger: Arc<Ledger>,
     mark: Arc<Mark>,
     head: Head,
@@ -49,6 +49,8 @@ pub struct Receiver {
     served: Option<oneshot::Sender<()>>,
     /// Payload bytes that have left QUIC and that the socket has yet to take.
     held: u64,
+    /// What came behind a hole, as the session counts it.
+    behind: u64,
     delivered: u64,
 }
 
@@ -64,21 +66,22 @@ enum Head {
 
 impl Receiver {
     pub(super) fn expecting_answer(stream: RecvStream, ledger: &Arc<Ledger>, token: u64) -> Self {
-        Self::new(stream, ledger, token, Head::Answer(BytesMut::new()))
+        Self::new(Intake::new(stream, 0), ledger, token, Head::Answer(BytesMut::new()))
     }
 
     pub(super) fn with_payload(
-        stream: RecvStream,
+        intake: Intake,
         ledger: &Arc<Ledger>,
         token: u64,
         payload: Bytes,
     ) -> Self {
-        Self::new(stream, ledger, token, Head::Payload(payload))
+        Self::new(intake, ledger, token, Head::Payload(payload))
     }
 
-    fn new(stream: RecvStream, ledger: &Arc<Ledger>, token: u64, head: Head) -> Self {
+    fn new(intake: Intake, ledger: &Arc<Ledger>, token: u64, head: Head) -> Self {
         let mark = ledger.mark(token);
-        Self { stream, mark, ledger: Arc::clone(ledger), head, served: None, held: 0, delivered: 0 }
+        let ledger = Arc::clone(ledger);
+        Self { intake, mark, ledger, head, served: None, held: 0, behind: 0, delivered: 0 }
     }
 
     /// Resolves when the peer has said that it serves the stream, and fails when it never will. Asked for before anything
@@ -106,9 +109,14 @@ impl Receiver {
             }
         }
         loop {
-            // The future holds nothing between polls: quinn keeps the waker by stream. An idle stream pins no buffers.
+            if self.behind > 0 && !self.has_room() {
+                return Poll::Ready(Err(ReceiveError::Protocol(BEHIND_MOST.to_owned())));
+            }
+            // An idle stream pins no buffers.
             let mut chunks = [const { Bytes::new() }; CHUNKS];
-            let read = ready!(pin!(self.stream.read_chunks(&mut chunks)).poll(cx))?;
+            let read = self.intake.poll_read(cx, &mut chunks);
+            self.count_behind();
+            let read = ready!(read)?;
             let Some(count) = read else {
                 return Poll::Ready(match self.head {
                     Head::Answer(_) => {
@@ -134,7 +142,18 @@ impl Receiver {
     /// Whether to take more out of QUIC now. When not, then what has been taken waits for the socket, and after the
     /// next [`Receiver::delivered`] it is time to ask again. [STR-20]
     pub fn has_room(&self) -> bool {
-        may_take(self.held, self.ledger.held())
+        let own = self.held + self.intake.bytes_behind();
+        may_take(own, self.held + self.behind, self.ledger.held())
+    }
+
+    fn count_behind(&mut self) {
+        let cost = self.intake.cost_behind();
+        if cost > self.behind {
+            self.ledger.hold(cost - self.behind);
+        } else if cost < self.behind {
+            self.ledger.release(self.behind - cost);
+        }
+        self.behind = cost;
     }
 
     fn hold(&mut self, length: usize) -> usize {
@@ -178,13 +197,13 @@ impl Receiver {
     /// Wants no more bytes. [STR-6]
     pub fn stop(&mut self, code: Code) {
         // An error means that the direction has ended already.
-        let _ = self.stream.stop(number(code));
+        let _ = self.intake.stream().stop(number(code));
     }
 }
 
 impl Drop for Receiver {
     fn drop(&mut self) {
-        self.ledger.release(self.held);
+        self.ledger.release(self.held + self.behind);
     }
 }
 
@@ -200,3 +219,5 @@ impl From<ReadError> for ReceiveError {
 
 /// Chunks of one read, a packet's payload each; an array on the stack, 2 KiB.
 const CHUNKS: usize = 64;
+/// Of who sends what comes behind a hole, and never what fills it.
+const BEHIND_MOST: &str = "more than its window came behind a hole";

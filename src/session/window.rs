@@ -127,11 +127,11 @@ fn bearable(packets: u64, lost: u64, (bytes, pieces): (u64, u64), mtu: u16) -> u
     (PIECES_OF_LOSS * packets / lost).max(always).saturating_mul(piece)
 }
 
-/// Whether a receiving end goes on taking bytes out of QUIC, when sockets have yet to take `own` bytes of this stream and
-/// `all` of the session's. A sender that keeps to its window and its budget never hears a no; for any other, QUIC's own
-/// windows hold. [STR-20]
-pub(super) fn may_take(own: u64, all: u64) -> bool {
-    own < STREAM_HELD_MOST && (own < ALWAYS_HELD || all < SESSION_HELD_MOST)
+/// Whether a receiving end goes on taking bytes out of QUIC, when sockets have yet to take `own` bytes of this stream, at
+/// the cost of `cost`, and `all` of the session's. A sender that keeps to its window and its budget never hears a no; for
+/// any other, QUIC's own windows hold. [STR-20]
+pub(super) fn may_take(own: u64, cost: u64, all: u64) -> bool {
+    own < STREAM_HELD_MOST && (cost < ALWAYS_HELD || all < SESSION_HELD_MOST)
 }
 
 /// A window is at most 8 MiB.
@@ -211,11 +211,12 @@ mod tests {
 
     #[test]
     fn a_sender_that_keeps_to_no_window_fills_neither_a_stream_nor_a_session() {
-        assert!(may_take(8 << 20, 256 << 20), "within window and budget");
-        assert!(!may_take(9 << 20, 9 << 20), "one stream");
-        assert!(!may_take(1 << 20, 512 << 20), "many streams");
+        assert!(may_take(8 << 20, 10 << 20, 256 << 20), "within window and budget");
+        assert!(!may_take(9 << 20, 9 << 20, 9 << 20), "one stream");
+        assert!(!may_take(1 << 20, 1 << 20, 512 << 20), "many streams");
+        assert!(!may_take(1 << 10, 1 << 20, 512 << 20), "many pieces behind holes");
         assert!(
-            may_take(0, 1 << 30),
+            may_take(0, 0, 1 << 30),
             "a stream of which nothing waits for its socket always moves"
         );
     }

@@ -30,6 +30,7 @@ mod homes;
 mod http;
 mod leases;
 mod outages;
+mod packet_sizes;
 mod private_files;
 mod proxy_headers;
 mod records;

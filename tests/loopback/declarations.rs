@@ -182,7 +182,8 @@ async fn streams_and_flows_for_a_tunnel_of_another_kind_are_refused() {
     // Visitors are the router's to announce.
     let code = talk.is_refused(header(3, StreamClass::Incoming)).await;
     assert_eq!(code, Code::Unsupported);
-    let no_flow = StreamHeader { flow: 2, ..header(2, StreamClass::Flow) };
+    // A number of the router's own; for the next one of the client's it would wait.
+    let no_flow = StreamHeader { flow: 3, ..header(2, StreamClass::Flow) };
     assert_eq!(talk.is_refused(no_flow).await, Code::Protocol, "no such flow");
     let unknown = StreamHeader { class: 4, ..header(1, StreamClass::Connect) };
     assert_eq!(talk.is_refused(unknown).await, Code::Unsupported);

@@ -24,7 +24,7 @@ use tempfile::TempDir;
 
 pub(crate) use client::{Client, Tunnel};
 pub(crate) use haproxy::Haproxy;
-pub(crate) use hosts::{Host, on_two_hosts};
+pub(crate) use hosts::{Host, ip, on_two_hosts};
 pub(crate) use namespace::in_namespace;
 pub(crate) use network::{Files, Iperf, WireGuard, WireGuardKey};
 pub(crate) use packets::{Answerer, asks, user_of};
