@@ -130,8 +130,9 @@ fn bars(section: &Section, rows: &[&Row]) -> Bars {
     let groups = rows.iter().map(|row| {
         let values = shown.iter().enumerate();
         let values = values.filter_map(|(at, way)| Some((at, row.ratio(*way, base)?.median)));
-        (row.title.clone(), values.collect())
+        (row.title.clone(), values.collect::<Vec<_>>())
     });
+    let groups = groups.filter(|(_, bars)| !bars.is_empty());
     let sense = match rows.first().map(|row| row.better) {
         Some(Better::Lower) => "less is better",
         _ => "more is better",
@@ -233,7 +234,8 @@ const SECTIONS: &[Section] = &[
     },
     Section {
         title: "UDP",
-        text: "The highest rate at which at most one packet in a thousand is lost, one way; packets in trains.",
+        text: "The highest rate at which at most one packet in a thousand is lost, one way, packets in trains; three \
+               rounds. The relays carry none.",
         plot: Some("udp.svg"),
         ways: &[Way::NoTunnel, Way::Conduit, Way::ConduitReverse],
         ratios: &[(Way::Conduit, Way::NoTunnel), (Way::ConduitReverse, Way::NoTunnel)],
