@@ -7,18 +7,16 @@ mod record;
 use std::fs;
 
 use record::page::{PAGE, PLOTS, Page};
-use record::{Run, root, stored};
+use record::{RUNS, Run, root, stored};
 
 #[test]
 fn every_stored_run_can_be_read_and_names_no_machine() {
-    let paths = stored();
-    assert!(!paths.is_empty(), "no run is stored");
-    for path in paths {
-        let run = Run::load(&path).unwrap_or_else(|error| panic!("{error}"));
-        let name = path.file_name().expect("a name").to_string_lossy().into_owned();
-        assert!(name.starts_with(&run.date), "{name} begins with its date, {}", run.date);
+    let runs = stored().unwrap_or_else(|error| panic!("{error}"));
+    assert!(!runs.is_empty(), "no run is stored");
+    for (name, run) in runs {
+        assert!(name.starts_with(run.date()), "{name} begins with its date, {}", run.date());
         assert!(run.rows.len() > 20, "{name}: only {} rows", run.rows.len());
-        let text = fs::read_to_string(&path).expect("it was read before");
+        let text = fs::read_to_string(root().join(RUNS).join(&name)).expect("it was read before");
         for word in ["/home", "/root", "/work", "/tmp"] {
             assert!(!text.contains(word), "{name} holds a path: {word}");
         }
@@ -27,7 +25,8 @@ fn every_stored_run_can_be_read_and_names_no_machine() {
 
 #[test]
 fn the_page_shows_the_newest_run() {
-    let (file, made) = newest();
+    let (file, run) = newest();
+    let made = Page::of(&run, &file);
     let page = fs::read_to_string(root().join(PAGE)).expect("the page");
     let same = made.put_into(&page).is_some_and(|again| again == page);
     assert!(same, "{PAGE} does not show {file}: {AGAIN}");
@@ -35,7 +34,8 @@ fn the_page_shows_the_newest_run() {
 
 #[test]
 fn the_plots_show_the_newest_run() {
-    let (file, made) = newest();
+    let (file, run) = newest();
+    let made = Page::of(&run, &file);
     assert!(!made.plots.is_empty(), "a page without plots");
     for (name, svg) in &made.plots {
         let kept = fs::read_to_string(root().join(PLOTS).join(name)).unwrap_or_default();
@@ -47,21 +47,16 @@ fn the_plots_show_the_newest_run() {
 
 #[test]
 fn every_row_of_the_newest_run_is_on_the_page() {
-    let path = stored().pop().expect("a run");
-    let run = Run::load(&path).expect("it parses");
-    let page = Page::of(&run, "run.json").text;
+    let (file, run) = newest();
+    let page = Page::of(&run, &file).text;
     for row in &run.rows {
         let line = format!("| {}, {} |", row.title, row.unit);
         assert!(page.contains(&line), "{} is measured and not shown", row.id);
     }
 }
 
-fn newest() -> (String, Page) {
-    let path = stored().pop().expect("a run");
-    let run = Run::load(&path).unwrap_or_else(|error| panic!("{error}"));
-    let file = path.file_name().expect("a name").to_string_lossy().into_owned();
-    let page = Page::of(&run, &file);
-    (file, page)
+fn newest() -> (String, Run) {
+    stored().unwrap_or_else(|error| panic!("{error}")).pop().expect("a run")
 }
 
 const AGAIN: &str = "cargo bench --bench runs -- page";
