@@ -8,6 +8,7 @@ mod harness;
 mod record;
 
 use std::hint::black_box;
+use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -18,15 +19,18 @@ use conduit::wire::{
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput};
 use harness::aead::{Packets, SIZES};
 use harness::load::wish;
-use harness::runtime;
 use harness::target::{ECHO, GIVE, Target};
+use harness::udp::EchoLane;
 use harness::ways::Running;
+use harness::{relay, runtime};
 use record::Way;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 
 fn main() {
+    relay::serve_if_asked();
     let criterion = Criterion::default()
         .sample_size(20)
         .warm_up_time(Duration::from_millis(300))
@@ -37,6 +41,7 @@ fn main() {
     #[cfg(unix)]
     pipe(&mut criterion);
     loopback(&mut criterion);
+    packets(&mut criterion);
     criterion.final_summary();
 }
 
@@ -151,10 +156,10 @@ async fn ask(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), size: u64) {
     while taken.read(&mut buffer).await.expect("bytes") > 0 {}
 }
 
-/// A tunnel of two processes beside no tunnel.
+/// A tunnel of two processes beside no tunnel and the relays.
 fn loopback(criterion: &mut Criterion) {
     let (target, runtime) = (Target::start(), runtime());
-    for way in [Way::NoTunnel, Way::Conduit] {
+    for way in [Way::NoTunnel, Way::TcpRelay, Way::TlsRelay, Way::Conduit] {
         let running = Running::start(way, target.addr, &[]);
         let addr = running.addr;
         let mut group = criterion.benchmark_group(format!("loopback, {}", way.title()));
@@ -188,16 +193,33 @@ fn loopback(criterion: &mut Criterion) {
     }
 }
 
-fn connected(
-    runtime: &Runtime,
-    addr: std::net::SocketAddr,
-    count: usize,
-) -> Vec<tokio::net::TcpStream> {
+/// One packet there and back.
+fn packets(criterion: &mut Criterion) {
+    let lane = EchoLane::start();
+    let mut group = criterion.benchmark_group("packet");
+    for (name, addr) in [("no tunnel", lane.direct), ("Conduit", lane.tunnel)] {
+        for size in [64, 1_200] {
+            let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+            socket.connect(addr).expect("an address");
+            socket.set_read_timeout(Some(Duration::from_secs(10))).expect("a limit");
+            let (packet, mut back) = (vec![7; size], vec![0; size]);
+            group.bench_function(BenchmarkId::new(name, size), |bencher| {
+                bencher.iter(|| {
+                    socket.send(&packet).expect("sent");
+                    socket.recv(&mut back).expect("the packet comes back");
+                });
+            });
+        }
+    }
+    group.finish();
+}
+
+fn connected(runtime: &Runtime, addr: SocketAddr, count: usize) -> Vec<TcpStream> {
     let connect = || runtime.block_on(wish(addr, &[GIVE])).expect("a connection");
     (0..count).map(|_| connect()).collect()
 }
 
-async fn ask_all(streams: Vec<tokio::net::TcpStream>) -> Vec<tokio::net::TcpStream> {
+async fn ask_all(streams: Vec<TcpStream>) -> Vec<TcpStream> {
     let mut asking = JoinSet::new();
     for mut stream in streams {
         asking.spawn(async move {

@@ -83,9 +83,9 @@ fn line(found: &Finding) -> String {
 
 /// Writes the newest stored run into the page.
 fn make_page() -> Result<ExitCode, String> {
-    let newest = stored().pop().ok_or("no run is stored: `make bench STORE=name`")?;
-    let file = newest.file_name().unwrap_or_default().to_string_lossy();
-    let made = Page::of(&Run::load(&newest)?, &file);
+    let newest = stored()?.pop();
+    let (file, run) = newest.ok_or("no run is stored: `make bench STORE=name` stores one")?;
+    let made = Page::of(&run, &file);
     let page = root().join(PAGE);
     let text = fs::read_to_string(&page).map_err(|error| format!("{PAGE}: {error}"))?;
     let text = made.put_into(&text).ok_or_else(|| format!("{PAGE} has lost its marks"))?;

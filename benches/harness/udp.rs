@@ -21,6 +21,32 @@ pub(crate) struct Lanes {
     reverse: SocketAddr,
 }
 
+/// A forward tunnel to a socket that sends every packet back.
+pub(crate) struct EchoLane {
+    _pair: Pair,
+    /// The socket itself.
+    pub(crate) direct: SocketAddr,
+    /// The tunnel's end.
+    pub(crate) tunnel: SocketAddr,
+}
+
+impl EchoLane {
+    pub(crate) fn start() -> Self {
+        let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+        let direct = socket.local_addr().expect("its address");
+        thread::spawn(move || {
+            let mut packet = [0; 2_048];
+            while let Ok((length, from)) = socket.recv_from(&mut packet) {
+                // A sender that is gone takes nothing back.
+                let _ = socket.send_to(&packet[..length], from);
+            }
+        });
+        let pair = Pair::start(BINARY, direct);
+        let tunnel = tunnel(&pair, direct, "echo", &[]);
+        Self { _pair: pair, direct, tunnel }
+    }
+}
+
 /// What a way can carry.
 #[derive(Clone, Copy)]
 pub(crate) struct Carried {

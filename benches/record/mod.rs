@@ -13,7 +13,7 @@ mod plot;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
@@ -23,8 +23,8 @@ use serde::{Deserialize, Serialize};
 pub(crate) struct Run {
     /// Always [`SCHEMA`].
     pub(crate) schema: String,
-    /// Of its start, `YYYY-MM-DD` in UTC.
-    pub(crate) date: String,
+    /// When it began, as in `2026-01-31T18:00:00Z`.
+    pub(crate) taken: String,
     /// Version of Conduit.
     pub(crate) conduit: String,
     /// What the sources were; ends in `+` when they were changed after that commit.
@@ -187,6 +187,11 @@ impl Run {
         fs::write(path, text_of_rounds_in_one_line(&text) + "\n")
     }
 
+    /// The day on which it was taken, `YYYY-MM-DD`.
+    pub(crate) fn date(&self) -> &str {
+        self.taken.split('T').next().unwrap_or_default()
+    }
+
     /// The median of what others used, as a part of all processors.
     pub(crate) fn disturbance(&self) -> f64 {
         Summary::of(&self.others).map_or(0.0, |summary| summary.median)
@@ -236,14 +241,19 @@ fn text_of_rounds_in_one_line(text: &str) -> String {
     lines
 }
 
-/// Every stored run, the oldest first: their names begin with the date.
-pub(crate) fn stored() -> Vec<PathBuf> {
-    let folder = root().join("benches/runs");
-    let entries = fs::read_dir(&folder).into_iter().flatten().flatten().map(|entry| entry.path());
-    let mut paths: Vec<PathBuf> =
-        entries.filter(|path| path.extension().is_some_and(|found| found == "json")).collect();
-    paths.sort();
-    paths
+/// Every stored run with its file's name, the oldest first.
+pub(crate) fn stored() -> Result<Vec<(String, Run)>, String> {
+    let entries = fs::read_dir(root().join(RUNS)).into_iter().flatten().flatten();
+    let paths = entries.map(|entry| entry.path());
+    let mut runs = paths
+        .filter(|path| path.extension().is_some_and(|extension| extension == "json"))
+        .map(|path| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            Ok((name, Run::load(&path)?))
+        })
+        .collect::<Result<Vec<_>, String>>()?;
+    runs.sort_by(|(_, one), (_, other)| one.taken.cmp(&other.taken));
+    Ok(runs)
 }
 
 /// Where the repository lies.
@@ -251,6 +261,8 @@ pub(crate) fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
+/// Where runs are kept.
+pub(crate) const RUNS: &str = "benches/runs";
 /// What a machine does by itself.
 const AT_REST: f64 = 0.05;
 pub(crate) const SCHEMA: &str = "conduit.benchmark/1";
@@ -309,7 +321,7 @@ mod tests {
     pub(super) fn run(rows: Vec<Row>) -> Run {
         Run {
             schema: SCHEMA.to_owned(),
-            date: "2026-01-01".to_owned(),
+            taken: "2026-01-01T12:00:00Z".to_owned(),
             conduit: "0.1.0".to_owned(),
             commit: "0123456".to_owned(),
             machine: Machine {

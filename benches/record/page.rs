@@ -1,7 +1,5 @@
 //! A run as the page `docs/performance.md` shows it: tables, and plots beside them.
 
-use std::fmt::Write;
-
 use super::plot::Bars;
 use super::{Better, Row, Run, Way};
 
@@ -23,10 +21,10 @@ impl Page {
             if rows.is_empty() {
                 continue;
             }
-            put(&mut text, format_args!("\n### {}\n\n{}\n", section.title, section.text));
-            if let Some(plot) = section.plot {
-                put(&mut text, format_args!("\n![{}]({FOLDER}/{plot})\n", section.title));
-                plots.push((plot, bars(section, &rows).svg()));
+            text += &format!("\n### {}\n\n{}\n", section.title, section.text);
+            if let Some((plot, base)) = section.plot {
+                text += &format!("\n![{}]({FOLDER}/{plot})\n", section.title);
+                plots.push((plot, bars(section, base, &rows).svg()));
             }
             text.push_str(&table(section, &rows));
         }
@@ -45,7 +43,8 @@ impl Page {
 struct Section {
     title: &'static str,
     text: &'static str,
-    plot: Option<&'static str>,
+    /// A file, and the way that is 1 in it.
+    plot: Option<(&'static str, Way)>,
     /// Columns, the baselines first.
     ways: &'static [Way],
     /// More columns: the first divided by the second, round by round.
@@ -60,7 +59,7 @@ fn about(run: &Run, file: &str) -> String {
     let mut text = format!(
         "Measured on {}: {} cores of {}, Linux {}, loopback MTU {}, TCP with {}; {}. Conduit {} at `{}`, \
          medians of {} interleaved rounds: [{file}](../benches/runs/{file}).\n",
-        run.date,
+        run.date(),
         machine.cores,
         machine.cpu,
         machine.kernel,
@@ -73,18 +72,15 @@ fn about(run: &Run, file: &str) -> String {
     );
     if run.is_disturbed() {
         let percent = run.disturbance() * 100.0;
-        put(
-            &mut text,
-            format_args!(
-                "\nOther programs used {percent:.0} % of the processors meanwhile: **these figures are too low, and \
+        text += &format!(
+            "\nOther programs used {percent:.0} % of the processors meanwhile: **these figures are too low, and \
                  their ratios uncertain.**\n"
-            ),
         );
     }
     if !run.settings.is_empty() {
         let settings: Vec<String> =
             run.settings.iter().map(|(key, value)| format!("`{key} = {value}`")).collect();
-        put(&mut text, format_args!("\nWith {}.\n", settings.join(", ")));
+        text += &format!("\nWith {}.\n", settings.join(", "));
     }
     text
 }
@@ -96,42 +92,40 @@ fn table(section: &Section, rows: &[&Row]) -> String {
     let ratios: Vec<(Way, Way)> = section.ratios.iter().copied().filter(both).collect();
     let mut text = String::from("\n| |");
     for way in &ways {
-        put(&mut text, format_args!(" {} |", way.title()));
+        text += &format!(" {} |", way.title());
     }
     for (way, base) in &ratios {
-        put(&mut text, format_args!(" {} ÷ {} |", way.title(), base.title()));
+        text += &format!(" {} ÷ {} |", way.title(), base.title());
     }
-    put(&mut text, format_args!("\n|---|{}\n", "--:|".repeat(ways.len() + ratios.len())));
+    text += &format!("\n|---|{}\n", "--:|".repeat(ways.len() + ratios.len()));
     for row in rows {
-        put(&mut text, format_args!("| {}, {} |", row.title, row.unit));
+        text += &format!("| {}, {} |", row.title, row.unit);
         for way in &ways {
             let summary = row.summary(*way);
             let text_of = summary.map_or("–".to_owned(), |summary| figure(summary.median));
-            put(&mut text, format_args!(" {text_of} |"));
+            text += &format!(" {text_of} |");
         }
         for (way, base) in &ratios {
             let ratio = row.ratio(*way, *base).map_or("–".to_owned(), |ratio| {
                 format!("**{}** ±{:.0} %", figure(ratio.median), ratio.spread * 50.0)
             });
-            put(&mut text, format_args!(" {ratio} |"));
+            text += &format!(" {ratio} |");
         }
         text.push('\n');
     }
     text
 }
 
-/// Bars of what each way has of the baseline that the section's rows share.
-fn bars(section: &Section, rows: &[&Row]) -> Bars {
-    let all = |way: &Way| rows.iter().all(|row| row.summary(*way).is_some());
-    let base = [Way::TcpRelay, Way::NoTunnel].into_iter().find(all).unwrap_or(Way::NoTunnel);
-    let shown: Vec<Way> =
-        section.ways.iter().copied().filter(|way| *way != Way::NoTunnel).collect();
-    let shown = if base == Way::NoTunnel { section.ways.to_vec() } else { shown };
+/// Bars of what each way has of the baseline; no tunnel is out of sight beside a relay.
+fn bars(section: &Section, base: Way, rows: &[&Row]) -> Bars {
+    let is_shown = |way: &Way| *way != Way::NoTunnel || *way == base;
+    let shown: Vec<Way> = section.ways.iter().copied().filter(is_shown).collect();
     let groups = rows.iter().map(|row| {
         let values = shown.iter().enumerate();
         let values = values.filter_map(|(at, way)| Some((at, row.ratio(*way, base)?.median)));
-        (row.title.clone(), values.collect())
+        (row.title.clone(), values.collect::<Vec<_>>())
     });
+    let groups = groups.filter(|(_, bars)| !bars.is_empty());
     let sense = match rows.first().map(|row| row.better) {
         Some(Better::Lower) => "less is better",
         _ => "more is better",
@@ -168,10 +162,6 @@ fn figure(value: f64) -> String {
     }
 }
 
-fn put(text: &mut String, what: std::fmt::Arguments<'_>) {
-    text.write_fmt(what).expect("a text takes what is written");
-}
-
 /// In front of what is made, behind what people write.
 pub(crate) const BEGIN: &str =
     "<!-- made from the newest file of benches/runs by `cargo bench --bench runs -- page` -->";
@@ -190,7 +180,7 @@ const SECTIONS: &[Section] = &[
     Section {
         title: "Throughput",
         text: "Streams that send as fast as they can, up (user to target) or down.",
-        plot: Some("throughput.svg"),
+        plot: Some(("throughput.svg", Way::TcpRelay)),
         ways: RELAYS_AND_CONDUIT,
         ratios: BESIDE_BASELINES,
         rows: &[
@@ -206,9 +196,9 @@ const SECTIONS: &[Section] = &[
     },
     Section {
         title: "Latency",
-        text: "One byte on a new connection and 64 bytes on an open one, one at a time; 1,000 echoes on 20 quiet \
-               connections, alone and beside two streams of bulk.",
-        plot: Some("latency.svg"),
+        text: "One byte on a new connection, and 64 bytes on an open one, one after the other; then 1,000 echoes of 64 \
+               bytes on 20 quiet connections while two streams carry what they can.",
+        plot: Some(("latency.svg", Way::TcpRelay)),
         ways: RELAYS_AND_CONDUIT,
         ratios: BESIDE_BASELINES,
         rows: &["first-byte", "echo-p50", "echo-p99", "beside-p50", "beside-p99"],
@@ -218,7 +208,7 @@ const SECTIONS: &[Section] = &[
         text: "What both processes use: time of the processors while bulk runs, resident memory for each of 2,000 \
                connections that have said something once. The relays keep two buffers of 64 KiB for each in each \
                process, as relays made for speed do.",
-        plot: Some("cost.svg"),
+        plot: Some(("cost.svg", Way::TcpRelay)),
         ways: RELAYS_AND_CONDUIT,
         ratios: BESIDE_BASELINES,
         rows: &["cpu-up-1", "cpu-up-8", "memory"],
@@ -233,8 +223,9 @@ const SECTIONS: &[Section] = &[
     },
     Section {
         title: "UDP",
-        text: "The highest rate at which at most one packet in a thousand is lost, one way; packets in trains.",
-        plot: Some("udp.svg"),
+        text: "The highest rate at which at most one packet in a thousand is lost, one way, packets in trains; three \
+               rounds. The relays carry none.",
+        plot: Some(("udp.svg", Way::NoTunnel)),
         ways: &[Way::NoTunnel, Way::Conduit, Way::ConduitReverse],
         ratios: &[(Way::Conduit, Way::NoTunnel), (Way::ConduitReverse, Way::NoTunnel)],
         rows: &["udp-64", "udp-1400", "udp-64-cpu", "udp-1400-cpu"],

@@ -1,7 +1,5 @@
 //! Bars as SVG: enough for ratios, and the same bytes on every machine.
 
-use std::fmt::Write;
-
 /// Groups of horizontal bars.
 pub(super) struct Bars {
     pub(super) title: String,
@@ -17,12 +15,12 @@ impl Bars {
         let height = TOP + bars * BAR + self.groups.len() * GAP + MARGIN;
         let values = self.groups.iter().flat_map(|(_, bars)| bars).map(|(_, value)| *value);
         let most = values.fold(1.0, f64::max);
+        let title = escape(&self.title);
         let mut svg = format!(
-            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" \
-             font-family=\"sans-serif\" font-size=\"12\">\n\
-             <rect width=\"{WIDTH}\" height=\"{height}\" fill=\"#ffffff\"/>\n\
-             <text x=\"{MARGIN}\" y=\"20\" font-size=\"14\" font-weight=\"bold\">{}</text>\n",
-            escape(&self.title)
+            r##"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" font-family="sans-serif" font-size="12">
+<rect width="{WIDTH}" height="{height}" fill="#ffffff"/>
+<text x="{MARGIN}" y="20" font-size="14" font-weight="bold">{title}</text>
+"##
         );
         self.legend(&mut svg);
         let scale = (WIDTH - LEFT - RIGHT) as f64 / most;
@@ -30,12 +28,10 @@ impl Bars {
         for (label, bars) in &self.groups {
             let middle = y + bars.len() * BAR / 2 + 4;
             let end = LEFT - 8;
-            line(
-                &mut svg,
-                format_args!(
-                    "<text x=\"{end}\" y=\"{middle}\" text-anchor=\"end\">{}</text>",
-                    escape(label)
-                ),
+            let label = escape(label);
+            svg += &format!(
+                r#"<text x="{end}" y="{middle}" text-anchor="end">{label}</text>
+"#
             );
             for (series, value) in bars {
                 bar(&mut svg, y, *series, *value, scale);
@@ -43,14 +39,10 @@ impl Bars {
             }
             y += GAP;
         }
-        let one = LEFT as f64 + scale;
-        let bottom = height - MARGIN;
-        line(
-            &mut svg,
-            format_args!(
-                "<path d=\"M{one:.1} {}V{bottom}\" stroke=\"#444444\" stroke-dasharray=\"3 3\"/>",
-                TOP - 4
-            ),
+        let (one, top, bottom) = (LEFT as f64 + scale, TOP - 4, height - MARGIN);
+        svg += &format!(
+            r##"<path d="M{one:.1} {top}V{bottom}" stroke="#444444" stroke-dasharray="3 3"/>
+"##
         );
         svg.push_str("</svg>\n");
         svg
@@ -60,13 +52,12 @@ impl Bars {
         let mut x = MARGIN;
         for (number, name) in self.series.iter().enumerate() {
             let (color, text) = (COLORS[number % COLORS.len()], x + 16);
-            line(
-                svg,
-                format_args!(
-                    "<rect x=\"{x}\" y=\"30\" width=\"12\" height=\"12\" fill=\"{color}\"/>"
-                ),
+            let name = escape(name);
+            *svg += &format!(
+                r#"<rect x="{x}" y="30" width="12" height="12" fill="{color}"/>
+<text x="{text}" y="40">{name}</text>
+"#
             );
-            line(svg, format_args!("<text x=\"{text}\" y=\"40\">{}</text>", escape(name)));
             x += 40 + name.len() * 7;
         }
     }
@@ -76,17 +67,11 @@ fn bar(svg: &mut String, y: usize, series: usize, value: f64, scale: f64) {
     let color = COLORS[series % COLORS.len()];
     let (width, height) = (value * scale, BAR - 2);
     let (x, text) = (LEFT as f64 + width + 4.0, y + BAR - 5);
-    line(
-        svg,
-        format_args!(
-            "<rect x=\"{LEFT}\" y=\"{y}\" width=\"{width:.1}\" height=\"{height}\" fill=\"{color}\"/>"
-        ),
+    *svg += &format!(
+        r#"<rect x="{LEFT}" y="{y}" width="{width:.1}" height="{height}" fill="{color}"/>
+<text x="{x:.1}" y="{text}" font-size="11">{value:.2}</text>
+"#
     );
-    line(svg, format_args!("<text x=\"{x:.1}\" y=\"{text}\" font-size=\"11\">{value:.2}</text>"));
-}
-
-fn line(svg: &mut String, text: std::fmt::Arguments<'_>) {
-    writeln!(svg, "{text}").expect("a text takes what is written");
 }
 
 fn escape(text: &str) -> String {

@@ -26,9 +26,10 @@ use harness::target::Target;
 use harness::ways::Running;
 use harness::{allow_many_files, relay, usage};
 use measures::{Effort, MEASURES, packets, parts};
-use record::{Run, SCHEMA, Way, root};
+use record::{RUNS, Run, SCHEMA, Way, root};
 use sheet::Sheet;
 use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 fn main() {
     relay::serve_if_asked();
@@ -38,7 +39,7 @@ fn main() {
         return;
     }
     allow_many_files();
-    let (date, target) = (OffsetDateTime::now_utc().date().to_string(), Target::start());
+    let (start, target) = (OffsetDateTime::now_utc(), Target::start());
     let effort = if options.quick { Effort::QUICK } else { Effort::FULL };
     let (mut others, mut sheet) = (Vec::new(), Sheet::default());
     // Before anybody edits a file while this runs.
@@ -50,7 +51,7 @@ fn main() {
     }
     let run = Run {
         schema: SCHEMA.to_owned(),
-        date,
+        taken: start.truncate_to_second().format(&Rfc3339).expect("a time of our days"),
         conduit: env!("CARGO_PKG_VERSION").to_owned(),
         commit,
         machine: machine::machine(),
@@ -59,7 +60,7 @@ fn main() {
         rows: sheet.rows(),
     };
     sheet::print(&run);
-    let path = options.path(&run.date);
+    let path = options.path(run.date());
     run.save(&path).expect("the run is written");
     println!("\n{}", path.display());
 }
@@ -132,7 +133,7 @@ impl Options {
 
     fn path(&self, date: &str) -> PathBuf {
         match &self.store {
-            Some(name) => root().join("benches/runs").join(format!("{date}-{name}.json")),
+            Some(name) => root().join(RUNS).join(format!("{date}-{name}.json")),
             None => PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("benchmark.json"),
         }
     }

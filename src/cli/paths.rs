@@ -8,7 +8,9 @@ pub(super) struct Paths(Table);
 
 impl Paths {
     pub(super) fn new() -> Self {
-        Self(Table::new(["PATH", "FROM", "RTT", "SENT", "LOST", "WINDOW", "MTU", "PRIORITY"]))
+        Self(Table::new([
+            "PATH", "FROM", "RTT", "SENT", "LOST", "WINDOW", "CONTROL", "MTU", "PRIORITY",
+        ]))
     }
 
     /// Of a tunnel, while it has a session.
@@ -31,6 +33,7 @@ impl Paths {
             format!("{} packets", status.packets_sent),
             lost(status),
             bytes(status.congestion_window),
+            control(status),
             status.mtu.to_string(),
             status.priority.to_string(),
         ]);
@@ -45,4 +48,12 @@ impl Paths {
 /// `0.9 % (12.1 KiB)`
 fn lost(status: &PathStatus) -> String {
     format!("{:.1} % ({})", status.loss_percent, bytes(status.bytes_lost))
+}
+
+/// `auto (level)`
+fn control(status: &PathStatus) -> String {
+    match &status.controller_phase {
+        Some(phase) => format!("{} ({phase})", status.controller),
+        None => status.controller.clone(),
+    }
 }

@@ -174,6 +174,7 @@ pub(crate) fn refusals(table: &crate::relay::Table) -> Vec<Refusal> {
 /// What a session's path does, in the registry's words.
 pub(crate) fn path_status(session: &Session) -> PathStatus {
     let path = session.path();
+    let steering = session.connection().steering();
     PathStatus {
         rtt_ms: path.rtt.as_secs_f64() * 1e3,
         packets_sent: path.sent,
@@ -181,6 +182,8 @@ pub(crate) fn path_status(session: &Session) -> PathStatus {
         loss_percent: path.loss_percent(),
         bytes_lost: path.lost_bytes,
         congestion_window: path.congestion_window,
+        controller: steering.controller.to_owned(),
+        controller_phase: steering.phase.map(str::to_owned),
         mtu: path.mtu,
         priority: session.connection().priority(),
     }

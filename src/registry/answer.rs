@@ -99,6 +99,10 @@ pub struct PathStatus {
     pub bytes_lost: u64,
     /// Bytes that may be in flight.
     pub congestion_window: u64,
+    /// Who decides that: `auto`, `bbr` or `cubic`.
+    pub controller: String,
+    /// What the controller is doing; null where it does not tell.
+    pub controller_phase: Option<String>,
     /// The largest UDP payload in use, bytes.
     pub mtu: u16,
     /// The share of the path that the session is to have.

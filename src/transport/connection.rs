@@ -11,6 +11,7 @@ use bytes::Bytes;
 use quinn::{ConnectionError, RecvStream, SendDatagramError, SendStream, VarInt};
 use rustls::pki_types::CertificateDer;
 
+use super::congestion::Steering;
 use super::settings::{CONNECTION_WINDOW, DATAGRAM_QUEUE};
 use super::tls::identity_of;
 use super::{Negotiated, ShareCell};
@@ -196,6 +197,11 @@ impl Connection {
             congestion_window: stats.path.cwnd,
             udp_bytes: (stats.udp_tx.bytes, stats.udp_rx.bytes),
         }
+    }
+
+    /// Who decides how fast to send.
+    pub fn steering(&self) -> Steering {
+        Steering::of(self.inner.congestion_state())
     }
 
     /// The smoothed round-trip time.

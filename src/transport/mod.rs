@@ -14,6 +14,7 @@ mod share;
 mod socket;
 mod tls;
 
+pub use congestion::Steering;
 pub use connection::{Connection, DATAGRAM_OVERHEAD, PathStats};
 pub use endpoint::{Arrival, ClientEndpoint, ConnectError, EndpointError, RouterEndpoint};
 pub use negotiated::Negotiated;

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use quinn::congestion::{Controller, ControllerMetrics};
 use quinn_proto::RttEstimator;
 
+use super::Config;
 use super::measure::{Path, Round};
 use super::phase::{Contend, Drain, Draining, Found, Phase, Startup};
-use super::{Config, State};
 
 /// See the head of this file.
 #[derive(Clone, Debug)]
@@ -67,12 +67,13 @@ impl Level {
         }
     }
 
-    pub(super) fn state(&self) -> State {
+    /// A word for people.
+    pub(super) fn phase(&self) -> &'static str {
         match self.phase {
-            Phase::Startup(_) => State::Startup,
-            Phase::Level => State::Level,
-            Phase::Drain(_) => State::Drain,
-            Phase::Contend(_) => State::Contend,
+            Phase::Startup(_) => "startup",
+            Phase::Level => "level",
+            Phase::Drain(_) => "drain",
+            Phase::Contend(_) => "contend",
         }
     }
 

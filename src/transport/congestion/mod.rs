@@ -12,7 +12,7 @@ mod sim;
 use std::sync::Arc;
 use std::time::Instant;
 
-use quinn::congestion::{Controller, ControllerFactory};
+use quinn::congestion::{Bbr, Controller, ControllerFactory};
 
 use self::level::Level;
 use super::settings::OptimizeFor;
@@ -28,17 +28,28 @@ pub(super) struct Config {
     pub(super) share: Arc<ShareCell>,
 }
 
-/// What a controller is doing.
+/// The controller of a connection, and what it is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
-    /// Looking for the rate that the path carries.
-    Startup,
-    /// Holding a few packets in the queue.
-    Level,
-    /// Letting the queue run empty, to see the path without it.
-    Drain,
-    /// Taking a share beside traffic that fills the queue.
-    Contend,
+pub struct Steering {
+    /// The word of the configuration: `auto`, `bbr` or `cubic`.
+    pub controller: &'static str,
+    /// A word for its phase; `None` where the controller does not tell.
+    pub phase: Option<&'static str>,
+}
+
+impl Steering {
+    /// What the controller of a connection says of itself.
+    pub(super) fn of(controller: Box<dyn Controller>) -> Self {
+        let slow_start =
+            controller.metrics().ssthresh.is_some_and(|threshold| controller.window() < threshold);
+        let controller = controller.into_any();
+        match controller.downcast_ref::<Level>() {
+            Some(level) => Self { controller: "auto", phase: Some(level.phase()) },
+            None if controller.is::<Bbr>() => Self { controller: "bbr", phase: None },
+            None if slow_start => Self { controller: "cubic", phase: Some("slow start") },
+            None => Self { controller: "cubic", phase: Some("avoidance") },
+        }
+    }
 }
 
 impl Config {
