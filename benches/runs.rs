@@ -33,6 +33,10 @@ fn main() -> ExitCode {
 /// Fails when the new run shows a regression.
 fn compare_files(old: &Path, new: &Path) -> Result<ExitCode, String> {
     let (old, new) = (Run::load(old)?, Run::load(new)?);
+    if let Some(run) = [&old, &new].into_iter().find(|run| run.rounds() < FEWEST_ROUNDS) {
+        let (rounds, commit) = (run.rounds(), &run.commit);
+        return Err(format!("{rounds} rounds at {commit} do not show the noise: take a whole run"));
+    }
     if old.machine != new.machine {
         println!("the machines differ: {:?}, {:?}", old.machine, new.machine);
     }
@@ -50,6 +54,10 @@ fn compare_files(old: &Path, new: &Path) -> Result<ExitCode, String> {
     println!("{:<66}{:>9}{:>9}  {:<12}{:>8}{:>8}", "", "old", "new", "÷", "change", "noise");
     for found in &findings {
         println!("{}", line(found));
+    }
+    let noisy = findings.iter().filter(|found| found.outcome == Outcome::Noisy).count();
+    if noisy > 0 {
+        println!("{noisy} of {} figures are too noisy to tell", findings.len());
     }
     if is_regression(&findings) {
         println!(
@@ -99,5 +107,7 @@ fn make_page() -> Result<ExitCode, String> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Quartiles of fewer are no spread.
+const FEWEST_ROUNDS: usize = 3;
 const USAGE: &str = "cargo bench --bench runs -- compare OLD NEW   fails when NEW is slower than the noise explains
 cargo bench --bench runs -- page              writes the newest stored run into docs/performance.md";

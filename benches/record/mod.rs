@@ -192,6 +192,12 @@ impl Run {
         self.taken.split('T').next().unwrap_or_default()
     }
 
+    /// How many rounds the measures had at most.
+    pub(crate) fn rounds(&self) -> usize {
+        let all = self.rows.iter().flat_map(|row| row.rounds.values());
+        all.map(Vec::len).max().unwrap_or_default()
+    }
+
     /// The median of what others used, as a part of all processors.
     pub(crate) fn disturbance(&self) -> f64 {
         Summary::of(&self.others).map_or(0.0, |summary| summary.median)

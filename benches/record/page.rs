@@ -55,7 +55,6 @@ struct Section {
 
 fn about(run: &Run, file: &str) -> String {
     let machine = &run.machine;
-    let rounds = run.rows.iter().flat_map(|row| row.rounds.values()).map(Vec::len).max();
     let mut text = format!(
         "Measured on {}: {} cores of {}, Linux {}, loopback MTU {}, TCP with {}; {}. Conduit {} at `{}`, \
          medians of {} interleaved rounds: [{file}](../benches/runs/{file}).\n",
@@ -68,7 +67,7 @@ fn about(run: &Run, file: &str) -> String {
         machine.rustc,
         run.conduit,
         run.commit,
-        rounds.unwrap_or_default(),
+        run.rounds(),
     );
     if run.is_disturbed() {
         let percent = run.disturbance() * 100.0;
