@@ -125,8 +125,8 @@ pub(super) const MIN_PACKET: u16 = 1_200;
 /// Where nothing is known: 1,500 of Ethernet less IPv6 and UDP headers.
 const ETHERNET_PACKET: u16 = 1_452;
 /// Five of these, 65,000 bytes, are as much as one send can carry, and the work is per packet and per send. Against 6,550
-/// bytes in trains of ten, medians of interleaved runs up and down on a busy machine of two cores: 9,000 bytes are 1.4 times
-/// as fast, 13,000 1.5 times, 16,000 1.4 times.
+/// bytes in trains of ten, medians of interleaved runs on a busy machine of two cores: 9,000 bytes are 1.4 times as fast,
+/// 13,000 1.3 to 1.5 times, 16,000 1.4 times.
 const LOOPBACK_PACKET: u16 = 13_000;
 /// Where the system does not tell: macOS sends no datagram above 9,216 bytes by default.
 const LOOPBACK_PACKET_UNKNOWN: u16 = 6_550;
