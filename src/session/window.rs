@@ -50,7 +50,7 @@ impl Growth {
         self.sample = None;
         let delay = now.saturating_duration_since(at);
         if self.held_back && delay <= rtt * 4 + PROMPT {
-            self.window = (self.window * 2).min(self.most);
+            self.window = (self.window * GROWTH).min(self.most);
         } else if delay > rtt * 8 + SLOW {
             self.window = self.window.min(SLOW_READER.min(self.most));
         }
@@ -64,6 +64,8 @@ impl Growth {
 #[derive(Debug)]
 pub(super) struct PathCap {
     seen: Traffic,
+    /// Packets, and lost ones, of the sample before: what is declared lost now was sent then.
+    before: (u64, u64),
     /// Bytes and pieces of streams of late: the more recent, the more they count.
     pieces: (u64, u64),
     cap: u64,
@@ -85,7 +87,13 @@ pub(super) struct Traffic {
 
 impl PathCap {
     pub(super) fn new() -> Self {
-        Self { seen: Traffic::default(), pieces: (0, 0), cap: u64::MAX, until: None }
+        Self {
+            seen: Traffic::default(),
+            before: (0, 0),
+            pieces: (0, 0),
+            cap: u64::MAX,
+            until: None,
+        }
     }
 
     /// The bound for one stream.
@@ -104,7 +112,8 @@ impl PathCap {
             let (bytes, frames) = self.pieces;
             // What waits in quinn's queues would weigh too much in a single sample.
             self.pieces = (bytes - bytes / 8 + new.bytes, frames - frames / 8 + new.frames);
-            let cap = bearable(new.packets, new.lost, self.pieces, mtu);
+            let (packets, lost) = std::mem::replace(&mut self.before, (new.packets, new.lost));
+            let cap = bearable(packets + new.packets, lost + new.lost, self.pieces, mtu);
             if cap <= self.cap && cap <= LARGEST_WINDOW {
                 (self.cap, self.until) = (cap, Some(now + ROUGH_FOR));
             }
@@ -140,6 +149,8 @@ const STREAM_HELD_MOST: u64 = 9 << 20;
 const SESSION_HELD_MOST: u64 = 512 << 20;
 /// So much of a stream is taken whatever the others hold: the payload that comes with the header, and more.
 const ALWAYS_HELD: u64 = 64 << 10;
+/// A byte that was lost takes two round trips and more, so this is no more than doubling with each.
+const GROWTH: u64 = 4;
 /// The reader's own delay and the 10 ms for which reports are gathered.
 const PROMPT: Duration = Duration::from_millis(50);
 /// Beyond this the reader is what takes the time.
