@@ -191,5 +191,5 @@ impl Sink {
 const FIRST: f64 = 25_000.0;
 /// Each step is a twelfth of a doubling above the last: 6 %.
 const STEPS_OF_AN_OCTAVE: f64 = 12.0;
-/// Up to 7.6 million packets a second, which one thread does not send.
-const STEPS: i32 = 100;
+/// Up to 12 million packets a second, which one thread does not send.
+const STEPS: i32 = 108;

@@ -1,8 +1,8 @@
 //! Whether a run shows a regression against an older one.
 //!
 //! What is compared are ratios to the baselines of the same run, never figures of different runs. A change counts when
-//! it is larger than what the rounds of both runs lie apart, and when it shows against every baseline: a baseline that
-//! had a good day makes nobody slower.
+//! it is larger than what the rounds of both runs lie apart, and when it shows against every baseline that is steady
+//! enough to tell: one that had a good day makes nobody slower, and one that went up and down hides nothing.
 
 use super::{Better, Nature, Row, Run, Summary, Way};
 
@@ -78,8 +78,11 @@ fn judge(old: &Row, new: Option<&Row>, way: Way) -> Finding {
         let (before, after) = sides(base)?;
         Some(weigh(old, base, before, after, &missing))
     });
+    let found: Vec<Finding> = found.collect();
+    let steadiest = found.iter().map(|finding| finding.noise).fold(f64::INFINITY, f64::min);
+    let steady = found.into_iter().filter(|finding| finding.noise <= STEADY * steadiest);
     // What lies least beyond the noise decides.
-    found
+    steady
         .min_by(|a, b| (a.worse_by - a.noise).total_cmp(&(b.worse_by - b.noise)))
         .unwrap_or_else(|| missing.clone())
 }
@@ -90,9 +93,10 @@ fn weigh(row: &Row, base: Option<Way>, old: Summary, new: Summary, rest: &Findin
         Better::Lower => new.median / old.median - 1.0,
     };
     let least = if base.is_some() { LEAST_NOISE } else { LEAST_NOISE_OF_EXACT };
-    // Of a normal distribution that is two and a half standard deviations: medians of seven rounds of the same
-    // program differ by 0.7 of one.
-    let noise = (old.spread + new.spread).max(least);
+    // Of a normal distribution that is two and a half standard deviations, and medians of seven rounds of the same
+    // program differ by 0.7 of one; those of fewer rounds by more.
+    let rounds = old.count.min(new.count) as f64;
+    let noise = ((old.spread + new.spread) * (7.0 / rounds).sqrt().max(1.0)).max(least);
     let outcome = match worse_by {
         worse if worse > noise => Outcome::Worse,
         worse if worse < -noise => Outcome::Better,
@@ -102,6 +106,8 @@ fn weigh(row: &Row, base: Option<Way>, old: Summary, new: Summary, rest: &Findin
     Finding { old: old.median, new: new.median, base, worse_by, noise, outcome, ..rest.clone() }
 }
 
+/// A baseline that is so many times as noisy as the steadiest has no say.
+const STEADY: f64 = 2.0;
 /// Two builds of the same sources differ by some per cent for the place where their functions landed.
 const LEAST_NOISE: f64 = 0.05;
 /// Who cannot see a third cannot see anything.
@@ -128,19 +134,19 @@ mod tests {
         findings[0].outcome
     }
 
-    const STEADY: [f64; 5] = [10.0, 10.1, 9.9, 10.0, 10.05];
+    const STEADY_ROUNDS: [f64; 5] = [10.0, 10.1, 9.9, 10.0, 10.05];
 
     #[test]
     fn a_slower_machine_is_no_regression() {
-        let old = with(&[30.0; 5], &STEADY, &STEADY);
-        let half = STEADY.map(|value| value / 2.0);
+        let old = with(&[30.0; 5], &STEADY_ROUNDS, &STEADY_ROUNDS);
+        let half = STEADY_ROUNDS.map(|value| value / 2.0);
         assert_eq!(outcome(&old, &with(&[15.0; 5], &half, &half)), Outcome::Same);
     }
 
     #[test]
     fn a_tenth_slower_beside_the_same_baselines_is_one() {
-        let old = with(&[30.0; 5], &STEADY, &STEADY);
-        let new = with(&[30.0; 5], &STEADY, &STEADY.map(|value| value * 0.9));
+        let old = with(&[30.0; 5], &STEADY_ROUNDS, &STEADY_ROUNDS);
+        let new = with(&[30.0; 5], &STEADY_ROUNDS, &STEADY_ROUNDS.map(|value| value * 0.9));
         assert_eq!(outcome(&old, &new), Outcome::Worse);
         assert!(is_regression(&compare(&old, &new)));
         assert_eq!(outcome(&new, &old), Outcome::Better);
@@ -160,7 +166,7 @@ mod tests {
 
     #[test]
     fn one_round_gone_wrong_neither_hides_nor_makes_a_regression() {
-        let old = with(&[30.0; 5], &[10.0; 5], &STEADY);
+        let old = with(&[30.0; 5], &[10.0; 5], &STEADY_ROUNDS);
         let stumble = with(&[30.0; 5], &[10.0; 5], &[10.0, 10.1, 1.0, 10.0, 10.05]);
         assert_eq!(outcome(&old, &stumble), Outcome::Same);
         let slower = with(&[30.0; 5], &[10.0; 5], &[8.0, 8.1, 1.0, 8.0, 8.05]);
@@ -169,11 +175,30 @@ mod tests {
 
     #[test]
     fn a_baseline_that_got_faster_is_none() {
-        let old = with(&[30.0; 5], &STEADY, &STEADY);
-        let new = with(&[30.0; 5], &STEADY.map(|value| value * 1.5), &STEADY);
+        let old = with(&[30.0; 5], &STEADY_ROUNDS, &STEADY_ROUNDS);
+        let new = with(&[30.0; 5], &STEADY_ROUNDS.map(|value| value * 1.5), &STEADY_ROUNDS);
         assert_eq!(outcome(&old, &new), Outcome::Same, "no tunnel says that Conduit is as fast");
-        let both = with(&[45.0; 5], &STEADY.map(|value| value * 1.5), &STEADY);
+        let both = with(&[45.0; 5], &STEADY_ROUNDS.map(|value| value * 1.5), &STEADY_ROUNDS);
         assert_eq!(outcome(&old, &both), Outcome::Worse, "all say that it fell behind");
+    }
+
+    #[test]
+    fn a_baseline_that_goes_up_and_down_hides_nothing() {
+        let wild = [3.0, 9.0, 30.0, 12.0, 40.0];
+        let old = with(&wild, &[10.0; 5], &STEADY_ROUNDS);
+        let new = with(&wild, &[10.0; 5], &STEADY_ROUNDS.map(|value| value * 0.8));
+        assert_eq!(outcome(&old, &new), Outcome::Worse);
+    }
+
+    #[test]
+    fn few_rounds_have_to_differ_by_more() {
+        let old = with(&[30.0; 3], &[10.0; 3], &[9.5, 10.0, 10.5]);
+        let new = with(&[30.0; 3], &[10.0; 3], &[8.5, 8.9, 9.3]);
+        assert_eq!(outcome(&old, &new), Outcome::Same);
+        let many = |run: [f64; 3]| [run; 3].concat();
+        let old = with(&[30.0; 9], &[10.0; 9], &many([9.5, 10.0, 10.5]));
+        let new = with(&[30.0; 9], &[10.0; 9], &many([8.0, 8.2, 8.4]));
+        assert_eq!(outcome(&old, &new), Outcome::Worse);
     }
 
     #[test]
@@ -201,7 +226,7 @@ mod tests {
 
     #[test]
     fn a_measure_that_is_gone_does_not_pass() {
-        let old = with(&[30.0; 5], &[10.0; 5], &STEADY);
+        let old = with(&[30.0; 5], &[10.0; 5], &STEADY_ROUNDS);
         assert_eq!(outcome(&old, &run(Vec::new())), Outcome::Missing);
         assert_eq!(outcome(&old, &with(&[30.0; 5], &[10.0; 5], &[])), Outcome::Missing);
         assert!(is_regression(&compare(&old, &run(Vec::new()))));

@@ -129,6 +129,8 @@ pub(crate) struct Summary {
     pub(crate) median: f64,
     /// From the first quartile to the third, as a part of the median. One round gone wrong does not move it.
     pub(crate) spread: f64,
+    /// How many values there were.
+    pub(crate) count: usize,
 }
 
 impl Summary {
@@ -146,7 +148,7 @@ impl Summary {
         };
         let median = quantile(0.5);
         let spread = if median == 0.0 { 0.0 } else { (quantile(0.75) - quantile(0.25)) / median };
-        Some(Self { median, spread: spread.abs() })
+        Some(Self { median, spread: spread.abs(), count: sorted.len() })
     }
 }
 
@@ -281,9 +283,13 @@ mod tests {
     fn a_summary_is_the_median_and_what_lies_between_the_quartiles() {
         assert_eq!(Summary::of(&[]), None);
         assert_eq!(Summary::of(&[1.0, f64::NAN]), None);
-        assert_eq!(Summary::of(&[3.0]), Some(Summary { median: 3.0, spread: 0.0 }));
+        assert_eq!(Summary::of(&[3.0]), Some(Summary { median: 3.0, spread: 0.0, count: 1 }));
         let summary = Summary::of(&[90.0, 110.0, 100.0, 4_000.0, 1.0]).expect("five numbers");
-        assert_eq!(summary, Summary { median: 100.0, spread: 0.2 }, "outliers do not count");
+        assert_eq!(
+            summary,
+            Summary { median: 100.0, spread: 0.2, count: 5 },
+            "outliers do not count"
+        );
     }
 
     #[test]
@@ -292,7 +298,7 @@ mod tests {
         let ratio = row.ratio(Way::Conduit, Way::NoTunnel);
         assert_eq!(
             ratio,
-            Some(Summary { median: 0.5, spread: 0.0 }),
+            Some(Summary { median: 0.5, spread: 0.0, count: 2 }),
             "however slow the machine was"
         );
         assert_eq!(row.ratio(Way::Conduit, Way::TlsRelay), None);
