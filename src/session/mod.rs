@@ -101,7 +101,7 @@ impl Default for Settings {
         Self {
             message_timeout: Duration::from_secs(5),
             window_initial: 256 << 10,
-            window_max: 8 << 20,
+            window_max: 32 << 20,
             budget: 64 << 20,
             max_streams: 16_384,
         }

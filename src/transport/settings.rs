@@ -180,9 +180,9 @@ impl Settings {
 /// Smaller than QUIC's default of 333 ms: most paths are, and a lost first packet is sent again sooner.
 const INITIAL_RTT: Duration = Duration::from_millis(100);
 /// The ceiling of what one stream may have in flight; the real bound is the sender's window of undelivered bytes.
-pub(super) const STREAM_WINDOW: VarInt = VarInt::from_u32(8 << 20);
+pub(super) const STREAM_WINDOW: VarInt = VarInt::from_u32(32 << 20);
 /// Bytes of all streams together that may lie behind holes: the tunnel reads everything else at once.
-pub(super) const CONNECTION_WINDOW: VarInt = VarInt::from_u32(32 << 20);
+pub(super) const CONNECTION_WINDOW: VarInt = VarInt::from_u32(64 << 20);
 /// Datagrams that have come and that nobody has taken yet; the oldest make way.
 const DATAGRAM_BUFFER: usize = 2 << 20;
 /// Datagrams that wait for the path, at most.
@@ -198,6 +198,6 @@ const SEND_WINDOW_LOOPBACK: u64 = 1_000_000;
 /// to a third where they do not.
 const SEND_WINDOW_LOOPBACK_LEAST: u64 = 500_000;
 /// Twice the largest window of one stream: a busy stream and the others.
-const SEND_WINDOW: u64 = 16 << 20;
+const SEND_WINDOW: u64 = 64 << 20;
 /// RFC 9002, 7.2: ten packets, at least 14,720 bytes.
 const INITIAL_WINDOW: u64 = 14_720;
