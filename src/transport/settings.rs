@@ -197,7 +197,7 @@ const SEND_WINDOW_LOOPBACK: u64 = 1_000_000;
 /// Half to two thirds of that echo again (3.6 and 3.7 ms); the rate stays within what rounds differ by, and falls by up
 /// to a third where they do not.
 const SEND_WINDOW_LOOPBACK_LEAST: u64 = 500_000;
-/// Twice the largest window of one stream: a busy stream and the others.
+/// As much as a session may have undelivered: QUIC's own bound is none.
 const SEND_WINDOW: u64 = 64 << 20;
 /// RFC 9002, 7.2: ten packets, at least 14,720 bytes.
 const INITIAL_WINDOW: u64 = 14_720;
