@@ -93,10 +93,12 @@ impl Level {
         self.window = window.clamp(LEAST_PACKETS * self.mtu, MAX_WINDOW);
     }
 
-    fn sampled(&mut self, now: Instant, rtt: Duration) {
+    fn sampled(&mut self, now: Instant, rtt: Duration, app_limited: bool) {
         let queueing = self.path.sampled(now, rtt);
         match &mut self.phase {
             Phase::Startup(startup) => {
+                // Sparse packets are acknowledged late, which is no queue.
+                let queueing = if app_limited { Duration::ZERO } else { queueing };
                 if startup.sampled(queueing, self.path.base_rtt()) {
                     self.settle(now);
                 }
@@ -289,10 +291,10 @@ impl Controller for Level {
         }
     }
 
-    fn on_end_acks(&mut self, now: Instant, _: u64, _: bool, _: Option<u64>) {
+    fn on_end_acks(&mut self, now: Instant, _: u64, app_limited: bool, _: Option<u64>) {
         let Some(sent) = self.newest.take() else { return };
         let rtt = now.saturating_duration_since(sent);
-        self.sampled(now, rtt);
+        self.sampled(now, rtt, app_limited);
         if self.round.sampled(sent, rtt) {
             self.end_of_round(now);
         }

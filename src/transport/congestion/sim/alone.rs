@@ -95,6 +95,16 @@ fn an_outage_is_forgotten() {
 }
 
 #[test]
+fn who_has_only_talked_so_far_is_as_quick_as_a_newcomer() {
+    let mut world = World::new(Link::new(100.0, MS(100), 1.0), 1);
+    let flow = world.flow(auto(), Duration::ZERO);
+    world.talk(flow, S(10));
+    world.run(S(14));
+    let rate = world.flows[0].mbit(12, 14);
+    assert!(rate > 85.0, "{rate:.1} of 100 Mbit/s two seconds after the conversation");
+}
+
+#[test]
 fn a_seed_makes_the_same_run_twice() {
     let run = |seed| {
         let mut world =

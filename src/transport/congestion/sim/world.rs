@@ -44,6 +44,9 @@ pub(super) struct Flow {
     client: Side,
     server: Side,
     starts: Instant,
+    /// Until then it says a word every 50 ms; from then on it sends as much as it can.
+    talks_until: Instant,
+    next_word: Instant,
     stream: Option<StreamId>,
     /// The largest window so far.
     pub(super) most_window: u64,
@@ -111,11 +114,18 @@ impl World {
             client: Side { endpoint: dialling, addr: client_addr, connection: Some(connection) },
             server: Side { endpoint: router, addr: server_addr, connection: None },
             starts,
+            talks_until: starts,
+            next_word: starts,
             stream: None,
             most_window: 0,
             arrived: Vec::new(),
         });
         self.flows.len() - 1
+    }
+
+    /// The connection says little until `until`.
+    pub(super) fn talk(&mut self, flow: usize, until: Duration) {
+        self.flows[flow].talks_until = self.began + until;
     }
 
     /// Runs until `at` after the beginning.
@@ -181,7 +191,7 @@ impl World {
         if self.now < flow.starts {
             return;
         }
-        flow.write();
+        flow.write(self.now);
         flow.most_window = flow.most_window.max(flow.window());
         let read = flow.server.read();
         if flow.arrived.len() <= tenth {
@@ -235,7 +245,8 @@ impl Flow {
         if self.arrived.is_empty() {
             return Some(self.starts);
         }
-        self.client.timer().into_iter().chain(self.server.timer()).min()
+        let word = (self.next_word < self.talks_until).then_some(self.next_word);
+        self.client.timer().into_iter().chain(self.server.timer()).chain(word).min()
     }
 
     fn expire(&mut self, now: Instant) {
@@ -248,7 +259,11 @@ impl Flow {
         }
     }
 
-    fn write(&mut self) {
+    fn write(&mut self, now: Instant) {
+        let word = now >= self.next_word;
+        if word {
+            self.next_word = now + Duration::from_millis(50);
+        }
         let Some((_, connection)) = &mut self.client.connection else { return };
         if connection.is_handshaking() {
             return;
@@ -258,6 +273,12 @@ impl Flow {
         }
         let Some(stream) = self.stream else { return };
         let mut stream = connection.send_stream(stream);
+        if now < self.talks_until {
+            if word {
+                stream.write(&ZEROS[..100]).expect("a window is never full of words");
+            }
+            return;
+        }
         while stream
             .write_chunks(&mut [Bytes::from_static(&ZEROS)])
             .is_ok_and(|written| written.bytes > 0)
