@@ -187,7 +187,9 @@ impl Level {
     /// The path drops what exceeds it: its queue is shorter than our share of it, or it polices.
     fn give_way(&mut self, now: Instant) {
         let pipe = self.path.pipe(self.path.rate(now));
-        self.set_window(pipe.clamp(self.window * 7 / 10, self.window * 19 / 20));
+        let window = pipe.clamp(self.window * 7 / 10, self.window * 19 / 20);
+        // So few are no burden, and fewer would not tell what the path loses.
+        self.set_window(window.max(self.window.min(FEW_PACKETS * self.mtu)));
         self.deaf = 1;
         self.empty = 0;
         self.hold = self.next_hold;
@@ -373,5 +375,7 @@ const FOREIGN_LEAST: Duration = Duration::from_millis(4);
 const FOREIGN_ROUNDS: u32 = 10;
 /// RFC 9002, 7.2, has two; four let acknowledgements come in pairs.
 const LEAST_PACKETS: u64 = 4;
+/// Losses make the window no smaller than this; delay may.
+const FEW_PACKETS: u64 = 16;
 /// More than any flow control allows.
 const MAX_WINDOW: u64 = 1 << 30;

@@ -125,7 +125,7 @@ impl Path {
 
     /// A drain is over, the shortest round-trip time of which was `rtt`.
     pub(super) fn drained(&mut self, now: Instant, rtt: Duration, mtu: u64) {
-        self.floor.close(now, mtu);
+        self.floor.measured(now, mtu);
         let residue = rtt.saturating_sub(self.base_rtt());
         // More than that is a queue that others fill.
         self.noise =
@@ -207,7 +207,7 @@ struct LossFloor {
 
 impl LossFloor {
     fn new(now: Instant) -> Self {
-        Self { older: UNKNOWN, newer: UNKNOWN, since: now, acked: 0, lost: 0 }
+        Self { older: f64::INFINITY, newer: f64::INFINITY, since: now, acked: 0, lost: 0 }
     }
 
     fn book(&mut self, now: Instant, round: &Round, mtu: u64) {
@@ -230,22 +230,33 @@ impl LossFloor {
             return;
         }
         if now.saturating_duration_since(self.since) > FLOOR_KEPT {
-            (self.older, self.newer, self.since) = (self.newer, UNKNOWN, now);
+            (self.older, self.newer, self.since) = (self.newer, f64::INFINITY, now);
         }
         self.newer = self.newer.min(lost as f64 / (acked + lost) as f64);
     }
 
-    /// Zero while unknown.
+    /// What there is was sent without a queue: the floor is this, whatever it was.
+    fn measured(&mut self, now: Instant, mtu: u64) {
+        if self.acked + self.lost >= LEAST_PACKETS * mtu {
+            (self.older, self.newer, self.since) = (f64::INFINITY, f64::INFINITY, now);
+            self.close(now, mtu);
+        }
+    }
+
+    fn known(&self) -> Option<f64> {
+        Some(self.older.min(self.newer)).filter(|floor| floor.is_finite())
+    }
+
+    /// Zero while unknown; what arrives of little is not believed.
     fn get(&self) -> f64 {
-        let floor = self.older.min(self.newer);
-        if floor < UNKNOWN { floor } else { 0.0 }
+        self.known().unwrap_or(0.0).min(MOST)
     }
 
     /// Whether `round` lost more than the floor and chance explain.
     fn excess(&self, round: &Round, mtu: u64) -> bool {
         let bytes = round.acked + round.lost;
         let share = round.lost as f64 / bytes.max(1) as f64;
-        let floor = self.older.min(self.newer);
+        let floor = self.known().unwrap_or(UNKNOWN);
         let packets = (bytes / mtu).max(1) as f64;
         let deviation = (floor * (1.0 - floor) / packets).sqrt();
         // The floor is the least of some samples, so the mean lies above it.
@@ -266,9 +277,11 @@ const MARKS: u32 = 16;
 const FLOOR_KEPT: Duration = Duration::from_secs(10);
 /// Before the first sample, a quarter is taken for the path's own.
 const UNKNOWN: f64 = 0.25;
+/// The pipe is not taken for more than twice of what arrives.
+const MOST: f64 = 0.5;
 /// So many packets make a sample, and the end of a drain makes one from so many.
 const SAMPLE_PACKETS: u64 = 400;
-const LEAST_PACKETS: u64 = 40;
+const LEAST_PACKETS: u64 = 10;
 /// Losses that are always tolerated, as a share.
 const TOLERATED: f64 = 0.03;
 /// A round with fewer lost packets than this tells nothing.

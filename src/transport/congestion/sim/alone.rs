@@ -20,6 +20,15 @@ fn random_loss_takes_what_it_takes_and_no_more() {
 }
 
 #[test]
+fn half_of_all_packets_lost_leaves_a_trickle_and_more() {
+    let mut world = alone(Link::new(50.0, MS(40), 1.0), 5);
+    world.forth.link.loss = 0.5;
+    world.run(S(25));
+    let rate = world.flows[0].mbit(15, 25);
+    assert!(rate > 5.0, "{rate:.1} of 50 Mbit/s when every other packet is lost");
+}
+
+#[test]
 fn start_up_finds_a_fast_long_path_within_three_seconds_and_loses_less_than_half_a_window() {
     for queue in [0.5, 2.0] {
         let world = alone(Link::new(200.0, MS(200), queue), 5);
