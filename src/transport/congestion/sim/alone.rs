@@ -126,11 +126,9 @@ fn a_seed_makes_the_same_run_twice() {
     assert_ne!(run(7), run(8));
 }
 
-/// Any path: nothing closes, something arrives, the queue is not filled for long. `CONDUIT_SEEDS` sets how many are tried.
-#[test]
-fn any_path() {
-    let seeds = std::env::var("CONDUIT_SEEDS").map_or(25, |text| text.parse().expect("a number"));
-    for seed in 1..=seeds {
+/// Any path: nothing closes, something arrives, the queue is not filled for long.
+fn any_path(seeds: std::ops::RangeInclusive<u64>) {
+    for seed in seeds {
         let mut random = Random(seed);
         let mut between = |from: f64, to: f64| from + (to - from) * random.unit();
         let mut link =
@@ -149,5 +147,17 @@ fn any_path() {
         let least = link.rate * 8.0 / 1e6 * part;
         assert!(rate > least, "seed {seed}: {rate:.2} Mbit/s on {link:?}");
         assert!(wait < link.delay * 2 + MS(60), "seed {seed}: packets wait {wait:?} on {link:?}");
+    }
+}
+
+#[test]
+fn some_paths() {
+    any_path(1..=25);
+}
+
+mod chaos {
+    #[test]
+    fn a_thousand_paths() {
+        super::any_path(1..=1_000);
     }
 }
