@@ -129,7 +129,7 @@ async fn a_third_of_the_packets_reordered() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_calm_path_that_turns_rough_with_megabytes_under_way() {
     let distant = Distant::echo(Conditions::rtt(RTT).rate(400, 4 << 20)).await;
-    distant.carries(40 << 20, 16 << 20, |path| path.late = (0.33, Duration::from_millis(30))).await;
+    distant.carries(24 << 20, 16 << 20, |path| path.late = (0.33, Duration::from_millis(30))).await;
     let late = distant.link.count(Way::Up).late + distant.link.count(Way::Down).late;
     assert!(late > 2_000, "{late}");
 }
@@ -137,7 +137,7 @@ async fn a_calm_path_that_turns_rough_with_megabytes_under_way() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_tenth_of_the_packets_reordered_far_behind_a_large_window() {
     let distant = Distant::echo(Conditions::rtt(RTT * 2).rate(400, 8 << 20)).await;
-    distant.carries(48 << 20, 16 << 20, |path| path.late = (0.1, Duration::from_millis(100))).await;
+    distant.carries(28 << 20, 16 << 20, |path| path.late = (0.1, Duration::from_millis(100))).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
