@@ -9,10 +9,11 @@ use tokio::sync::mpsc;
 use super::Event;
 use super::frames::{FrameReader, ReceiveFrameError};
 use super::ledger::Ledger;
+use super::pulse::Pulse;
 use crate::transport::{Connection, ReadError, SendStream};
 use crate::wire::{Code, Control, control, encode};
 
-/// Writes what is said and, gathered, what was delivered. Ends with the connection, and ends it when the peer does not
+/// Writes what is said, what was delivered (gathered), and now and then that it is still there. Ends with the connection, and ends it when the peer does not
 /// want to hear: without reports every stream stands still. [SES-4]
 pub(super) async fn write(
     mut stream: SendStream,
@@ -20,6 +21,7 @@ pub(super) async fn write(
     ledger: Arc<Ledger>,
     connection: Connection,
 ) {
+    let mut pulse = Pulse::new();
     loop {
         let mut buffer = BytesMut::new();
         tokio::select! {
@@ -32,6 +34,8 @@ pub(super) async fn write(
                     encode(&Control { message: Some(control::Message::Delivered(report)) }, &mut buffer);
                 }
             }
+            // No message at all: what matters is the packet.
+            () = pulse.silent(&connection) => encode(&Control::default(), &mut buffer),
             _ = connection.closed() => break,
         }
         if !buffer.is_empty() && stream.write_chunk(buffer.freeze()).await.is_err() {

@@ -12,6 +12,7 @@ mod handshake;
 mod incoming;
 mod intake;
 mod ledger;
+mod pulse;
 mod receiver;
 mod sender;
 mod urgency;

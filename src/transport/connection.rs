@@ -45,6 +45,15 @@ pub struct PathStats {
     pub udp_bytes: (u64, u64),
 }
 
+/// How much was said and heard since the connection began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Activity {
+    /// Packets sent.
+    pub sent: u64,
+    /// UDP datagrams received.
+    pub heard: u64,
+}
+
 impl PathStats {
     /// Packets lost, per cent of those sent.
     pub fn loss_percent(&self) -> f64 {
@@ -78,6 +87,11 @@ impl Connection {
     /// From now on the share of what this end sends is that of `priority`.
     pub fn set_priority(&self, priority: Priority) {
         self.share.set(priority);
+    }
+
+    /// Lets the next packet out however much is in flight, when the controller is our own.
+    pub fn let_one_through(&self) {
+        self.share.let_one_through();
     }
 
     /// Opens a stream; waits while the peer's limit of streams is used up. Cancel-safe.
@@ -202,6 +216,17 @@ impl Connection {
     /// Who decides how fast to send.
     pub fn steering(&self) -> Steering {
         Steering::of(self.inner.congestion_state())
+    }
+
+    /// How much was said and heard.
+    pub fn activity(&self) -> Activity {
+        let stats = self.inner.stats();
+        Activity { sent: stats.path.sent_packets, heard: stats.udp_rx.datagrams }
+    }
+
+    /// The shortest round-trip time so far.
+    pub fn least_rtt(&self) -> Duration {
+        self.inner.min_rtt()
     }
 
     /// The smoothed round-trip time.

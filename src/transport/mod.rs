@@ -15,7 +15,7 @@ mod socket;
 mod tls;
 
 pub use congestion::Steering;
-pub use connection::{Connection, DATAGRAM_OVERHEAD, PathStats};
+pub use connection::{Activity, Connection, DATAGRAM_OVERHEAD, PathStats};
 pub use endpoint::{Arrival, ClientEndpoint, ConnectError, EndpointError, RouterEndpoint};
 pub use negotiated::Negotiated;
 #[doc(hidden)]

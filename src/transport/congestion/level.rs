@@ -192,10 +192,15 @@ impl Level {
         self.set_window(window.max(self.window.min(FEW_PACKETS * self.mtu)));
         self.deaf = 1;
         self.empty = 0;
+        if self.hold > 0 {
+            // Room was made a few rounds ago and made no difference: the loss may be the path's own.
+            (self.hold, self.next_hold) = (0, FIRST_HOLD);
+            self.drain(now);
+            return;
+        }
         self.hold = self.next_hold;
         self.next_hold = (self.next_hold * 2).min(LONGEST_HOLD);
         if self.drain_is_due(now) {
-            // How much of the loss is the path's own?
             self.drain(now);
         }
     }
@@ -271,6 +276,10 @@ impl Level {
 }
 
 impl Controller for Level {
+    fn on_sent(&mut self, _: Instant, _: u64, _: u64) {
+        self.config.share.sent();
+    }
+
     fn on_ack(
         &mut self,
         now: Instant,
@@ -329,7 +338,7 @@ impl Controller for Level {
     }
 
     fn window(&self) -> u64 {
-        self.window
+        if self.config.share.lets_one_through() { UNBOUNDED } else { self.window }
     }
 
     fn metrics(&self) -> ControllerMetrics {
@@ -379,3 +388,5 @@ const LEAST_PACKETS: u64 = 4;
 const FEW_PACKETS: u64 = 16;
 /// More than any flow control allows.
 const MAX_WINDOW: u64 = 1 << 30;
+/// quinn does not pace what has such a window.
+const UNBOUNDED: u64 = u64::MAX;

@@ -128,8 +128,8 @@ impl Path {
         self.floor.measured(now, mtu);
         let residue = rtt.saturating_sub(self.base_rtt());
         // More than that is a queue that others fill.
-        self.noise =
-            if residue > self.base_rtt() / 4 { LEAST_NOISE } else { residue.max(LEAST_NOISE) };
+        let most = (self.base_rtt() / 4).max(RADIO_NOISE);
+        self.noise = if residue > most { LEAST_NOISE } else { residue.max(LEAST_NOISE) };
     }
 }
 
@@ -267,6 +267,8 @@ impl LossFloor {
 
 /// Scheduling at both ends, at least.
 const LEAST_NOISE: Duration = Duration::from_millis(1);
+/// What a radio link adds at random, however near the other end is.
+const RADIO_NOISE: Duration = Duration::from_millis(10);
 /// Rates are measured over a round trip, or this.
 const SHORTEST_SPAN: Duration = Duration::from_millis(1);
 /// A competitor that fills the queue hides the path's own round-trip time for long; a path that has become longer is

@@ -68,7 +68,7 @@ fn a_policer_is_not_run_into_again_and_again() {
 fn jitter_is_no_queue_and_reordering_ends_nothing() {
     let world = alone(Link { jitter: MS(10), ..Link::new(50.0, MS(40), 1.0) }, 20);
     let rate = world.flows[0].mbit(10, 20);
-    assert!(rate > 30.0, "{rate:.1} of 50 Mbit/s with 10 ms of jitter");
+    assert!(rate > 35.0, "{rate:.1} of 50 Mbit/s with 10 ms of jitter");
 
     let world = alone(Link { reorder: 0.33, ..Link::new(50.0, MS(40), 1.0) }, 10);
     let rate = world.flows[0].mbit(3, 10);
@@ -142,10 +142,7 @@ fn any_path(seeds: std::ops::RangeInclusive<u64>) {
         world.flow(auto(), Duration::ZERO);
         world.run(S(12));
         let (rate, wait) = (world.flows[0].mbit(6, 12), world.forth.wait(0.5));
-        // What is overtaken counts as lost and is sent again; jitter beyond half of the way looks like a queue.
-        let hard = link.reorder > 0.0 || link.jitter > link.delay;
-        let part = if hard { 0.1 } else { 0.25 };
-        let least = link.rate * 8.0 / 1e6 * part;
+        let least = link.rate * 8.0 / 1e6 * 0.25;
         assert!(rate > least, "seed {seed}: {rate:.2} Mbit/s on {link:?}");
         assert!(wait < link.delay * 2 + MS(60), "seed {seed}: packets wait {wait:?} on {link:?}");
     }
