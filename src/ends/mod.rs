@@ -6,6 +6,7 @@
 //! Implements the sections "Dialling" and "Ends of a connection" of `proto-spec/streams.md`.
 
 mod dial;
+mod gather;
 mod icmp;
 mod listen;
 mod proxy;
@@ -16,11 +17,13 @@ mod udp;
 mod visitor;
 
 pub use dial::{Candidate, DialError, DialSettings, dial, dial_udp, resolve};
+pub use gather::let_packets_gather;
 pub use listen::{ListenError, Listener};
 pub use proxy::{
     HEADER_LIMIT, ProxyError, ProxyHeader, Transport, Visit, accept_header, header, parse_datagram,
     parse_header,
 };
+pub use socket::enlarge_buffers;
 pub use stream::{Peer, ReadHalf, Stream, WriteHalf};
 pub use udp::{Arrived, UdpPort, Way, canonical, visited};
 pub use visitor::{Visitor, introduced};

@@ -1,9 +1,9 @@
-//! Settings of a connected TCP socket.
+//! Settings of sockets.
 
 use std::io;
 use std::time::Duration;
 
-use socket2::{SockRef, TcpKeepalive};
+use socket2::{SockRef, Socket, TcpKeepalive};
 use tokio::net::TcpStream;
 
 /// What [`super::Stream::tune`] does.
@@ -24,6 +24,19 @@ pub(super) fn tune(
 pub(super) fn reset(stream: TcpStream) {
     // On an error the socket is beyond repair already, and closing it is all that is left to do.
     let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+}
+
+/// Asks for `bytes` of buffer in each direction. A system grants what its limits allow, and saying no is not an error.
+pub fn enlarge_buffers(socket: &Socket, bytes: usize) {
+    let _ = socket.set_recv_buffer_size(bytes);
+    let _ = socket.set_send_buffer_size(bytes);
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::net::sockopt;
+        // For who may (CAP_NET_ADMIN), beyond the limits.
+        let _ = sockopt::set_socket_recv_buffer_size_force(socket, bytes);
+        let _ = sockopt::set_socket_send_buffer_size_force(socket, bytes);
+    }
 }
 
 /// Between probes: the system's own 75 s would let a dead peer live for ten minutes more.

@@ -4,19 +4,22 @@ use std::io;
 
 use tokio::runtime::{Builder, Runtime};
 
+use crate::ends::let_packets_gather;
+
 /// The runtime of a process: one thread unless the configuration asks for more.
 ///
 /// A tunnel is one QUIC connection, which one thread drives; a second one costs more in wake-ups than it gains.
 pub fn runtime(threads: Option<usize>) -> io::Result<Runtime> {
     raise_file_limit();
-    match threads {
-        Some(threads) if threads > 1 => Builder::new_multi_thread()
-            .worker_threads(threads)
-            .event_interval(EVENT_INTERVAL)
-            .enable_all()
-            .build(),
-        _ => Builder::new_current_thread().event_interval(EVENT_INTERVAL).enable_all().build(),
-    }
+    let mut builder = match threads {
+        Some(threads) if threads > 1 => {
+            let mut builder = Builder::new_multi_thread();
+            builder.worker_threads(threads);
+            builder
+        }
+        _ => Builder::new_current_thread(),
+    };
+    builder.event_interval(EVENT_INTERVAL).on_thread_park(let_packets_gather).enable_all().build()
 }
 
 /// Lets this process open as many files as the system allows it: every connection and every flow is one, and the usual

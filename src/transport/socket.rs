@@ -10,6 +10,8 @@ use quinn::udp::{RecvMeta, Transmit};
 use quinn::{AsyncUdpSocket, Runtime, UdpPoller};
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::ends::enlarge_buffers;
+
 /// A socket for QUIC on `addr`, which takes packets of up to `payload` bytes. An IPv6 wildcard takes IPv4 too.
 pub(super) fn bind(
     addr: SocketAddr,
@@ -103,16 +105,7 @@ struct Buffers {
 impl Buffers {
     /// Asks for larger ones and reads back what was granted.
     fn enlarged(socket: &Socket, wanted: usize) -> Self {
-        // A system grants what its limits allow, and saying no is not an error.
-        let _ = socket.set_recv_buffer_size(wanted);
-        let _ = socket.set_send_buffer_size(wanted);
-        #[cfg(target_os = "linux")]
-        {
-            use rustix::net::sockopt;
-            // For who may (CAP_NET_ADMIN), beyond the limits.
-            let _ = sockopt::set_socket_recv_buffer_size_force(socket, wanted);
-            let _ = sockopt::set_socket_send_buffer_size_force(socket, wanted);
-        }
+        enlarge_buffers(socket, wanted);
         // Linux tells the double: what it sets aside for its own bookkeeping too (socket(7)).
         let granted = |told: io::Result<usize>| {
             told.map_or(wanted, |bytes| bytes / if cfg!(target_os = "linux") { 2 } else { 1 })

@@ -85,8 +85,6 @@ pub async fn front(front: &Front, pick: impl Fn() -> Option<Destination>, scope:
         for newcomer in newcomers.drain(..) {
             front.welcome(newcomer, &pick).await;
         }
-        // A socket that is never empty must not keep the session's own work from being done.
-        tokio::task::yield_now().await;
     }
     let senders = lock(&front.senders).drain();
     for flow in senders {
