@@ -1,5 +1,8 @@
 //! UDP sockets that receive in batches and send in trains.
 
+#[cfg(target_os = "linux")]
+mod option;
+
 use std::cell::RefCell;
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -245,50 +248,6 @@ fn overflowed(socket: &UdpSocket) -> u64 {
 #[cfg(not(target_os = "linux"))]
 fn overflowed(_: &UdpSocket) -> u64 {
     0
-}
-
-/// Socket options that no library here knows.
-#[cfg(target_os = "linux")]
-#[allow(unsafe_code)]
-mod option {
-    use std::io;
-    use std::os::fd::AsRawFd;
-
-    /// Sets an integer option to 0.
-    pub(super) fn switch_off(
-        socket: &impl AsRawFd,
-        level: libc::c_int,
-        name: libc::c_int,
-    ) -> io::Result<()> {
-        let off: libc::c_int = 0;
-        let length = size_of_val(&off) as libc::socklen_t;
-        // SAFETY: the descriptor is open while it is borrowed, and the kernel reads `length` bytes of `off`.
-        let result = unsafe {
-            libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const off).cast(), length)
-        };
-        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
-    }
-
-    /// `SO_MEMINFO` (Linux, `sock_diag.h`).
-    pub(super) fn memory(socket: &impl AsRawFd) -> io::Result<[u32; 9]> {
-        let mut memory = [0u32; 9];
-        let mut length = size_of_val(&memory) as libc::socklen_t;
-        // SAFETY: the descriptor is open while it is borrowed, and the kernel writes at most `length` bytes.
-        let result = unsafe {
-            libc::getsockopt(
-                socket.as_raw_fd(),
-                libc::SOL_SOCKET,
-                SO_MEMINFO,
-                (&raw mut memory).cast(),
-                &raw mut length,
-            )
-        };
-        if result == 0 { Ok(memory) } else { Err(io::Error::last_os_error()) }
-    }
-
-    const SO_MEMINFO: libc::c_int = 55;
-    /// `SK_MEMINFO_DROPS`.
-    pub(super) const DROPS: usize = 8;
 }
 
 /// An address of a dual-stack socket as everybody else writes it.

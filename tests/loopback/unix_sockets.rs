@@ -10,7 +10,7 @@ use conduit::policy::Permissions;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 
-use crate::stage::{Stage, noise};
+use crate::stage::{Stage, noise, within};
 
 /// Sends back what it gets.
 fn serve(path: &Path) -> tokio::task::JoinHandle<()> {
@@ -61,8 +61,10 @@ async fn a_tunnel_from_socket_to_socket_carries_bytes_and_half_closes() {
     let _ = service.await;
     let mut user = UnixStream::connect(&bind).await.expect("connected");
     assert_eq!(user.read(&mut [0]).await.unwrap_or(0), 0, "nobody serves it");
-    let error = tunnel.last_error().expect("a reason");
-    assert!(error.contains("is the service running?"), "{error}");
+    within(Duration::from_secs(5), "the reason is told", || {
+        tunnel.last_error().is_some_and(|error| error.contains("is the service running?"))
+    })
+    .await;
     tunnel.shutdown(Duration::from_secs(1)).await;
     drop(tunnel);
     assert!(!bind.exists(), "the socket goes with its tunnel");
