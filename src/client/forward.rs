@@ -3,41 +3,75 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use tokio::sync::oneshot;
 
 use super::Shared;
 use super::declare::{TUNNEL, pair};
 use crate::ends::{Listener, Peer, Stream, Visitor, introduced};
-use crate::relay::{EndedBy, Entry, Faces, first_bytes, pipe};
+use crate::relay::{Copying, EndedBy, Entry, Faces, first_bytes, pipe};
 use crate::session::{Receiver, Sender, Session};
 use crate::task::Tasks;
 use crate::tunnel::{Protocol, ProxyProtocol};
 use crate::wire::{Code, StreamClass, StreamHeader, VERSION};
 
-/// A user of one port of the tunnel.
-struct User {
+/// One port of the tunnel, as its users need it.
+struct Port {
     shared: Arc<Shared>,
     tunnel: u32,
 }
 
 /// Accepts until no new connections are wanted; each gets a task.
 pub(super) async fn accept(shared: Arc<Shared>, tasks: Tasks, index: usize, listener: Listener) {
-    let tunnel = TUNNEL + index as u32;
+    let port = Arc::new(Port { tunnel: TUNNEL + index as u32, shared: Arc::clone(&shared) });
     loop {
         let (socket, peer) = tokio::select! {
             accepted = listener.accept() => accepted,
             () = shared.accepting.cancelled() => return,
         };
-        let user = User { shared: Arc::clone(&shared), tunnel };
         if shared.table.active() >= shared.settings.max_connections {
-            user.refuse(socket, "too many connections: [performance] max_connections is reached");
+            port.refuse(socket, "too many connections: [performance] max_connections is reached");
             continue;
         }
-        tasks.spawn("connection", user.serve(socket, peer));
+        tasks.spawn("connection", Arc::clone(&port).serve(socket, peer));
     }
 }
 
-impl User {
-    async fn serve(self, socket: Stream, peer: Peer) {
+/// A user's socket that is connected with a stream.
+struct Connected {
+    copying: Copying,
+    /// Heard when the target answers for the first time.
+    served: oneshot::Receiver<()>,
+    visitor: Visitor,
+    _entry: Entry,
+    /// A session ends when nobody has a handle to it.
+    _session: Session,
+}
+
+impl Port {
+    /// Serves one connection from its first byte to its last.
+    fn serve(self: Arc<Self>, socket: Stream, peer: Peer) -> impl Future<Output = ()> {
+        // What comes before the copying is boxed, and so gone when it is over: a task keeps the size of its largest step
+        // as long as it lives, and a connection that is idle should cost little.
+        let connecting = Box::pin(Arc::clone(&self).connect(socket, peer));
+        async move {
+            let Some(mut connected) = connecting.await else { return };
+            let moved = tokio::select! {
+                moved = &mut connected.copying => moved,
+                Ok(()) = &mut connected.served => {
+                    self.shared.last_outcome.served();
+                    (&mut connected.copying).await
+                }
+            };
+            // Both at once: it was served and is over already.
+            if connected.served.try_recv().is_ok() {
+                self.shared.last_outcome.served();
+            }
+            self.ended(&connected.visitor, moved.ended_by);
+        }
+    }
+
+    /// Asks the router for its side of the connection; `None` when the user was turned away, or is gone.
+    async fn connect(self: Arc<Self>, socket: Stream, peer: Peer) -> Option<Connected> {
         let settings = &self.shared.settings;
         let entry = self.shared.table.enter(
             Protocol::Tcp,
@@ -45,47 +79,26 @@ impl User {
             peer.to_string(),
             &self.shared.connections,
         );
-        if socket.tune(settings.sockets.nodelay, settings.sockets.keepalive).is_err() {
-            return; // The user is gone already.
-        }
-        let trusted = &settings.tunnel.options.trusted_proxies;
-        // What comes before the copying is boxed, and so gone when it is over: a task keeps the size of its largest step
-        // as long as it lives, and a connection that is idle should cost little.
-        let introduced = Box::pin(introduced(socket, peer, trusted));
-        let (socket, visitor, first) = match introduced.await {
-            Ok(introduced) => introduced,
-            Err(error) => return tracing::debug!(%peer, %error, "user turned away"),
-        };
-        let opening = Box::pin(self.open(&socket, &visitor, first, &entry));
-        let opening = entry.stop.run_until_cancelled(opening);
-        let (_session, sender, mut receiver) = match opening.await {
+        socket.tune(settings.sockets.nodelay, settings.sockets.keepalive).ok()?;
+        let introduced = introduced(socket, peer, &settings.tunnel.options.trusted_proxies).await;
+        let (socket, visitor, first) = introduced
+            .inspect_err(|error| tracing::debug!(%peer, %error, "user turned away"))
+            .ok()?;
+        let opening = self.open(&socket, &visitor, first, &entry);
+        let (_session, sender, mut receiver) = match entry.stop.run_until_cancelled(opening).await {
             Some(Ok(opened)) => opened,
-            Some(Err(reason)) => return self.refuse(socket, &reason),
-            None => return socket.reset(),
-        };
-        let mut served = receiver.served();
-        let moved = {
-            let mut piping = Box::pin(pipe(
-                socket,
-                sender,
-                receiver,
-                &settings.relay,
-                &entry.counters,
-                &entry.stop,
-            ));
-            tokio::select! {
-                moved = &mut piping => moved,
-                Ok(()) = &mut served => {
-                    self.shared.last_outcome.served();
-                    piping.await
-                }
+            Some(Err(reason)) => {
+                self.refuse(socket, &reason);
+                return None;
+            }
+            None => {
+                socket.reset();
+                return None;
             }
         };
-        // Both at once: it was served and is over already.
-        if served.try_recv().is_ok() {
-            self.shared.last_outcome.served();
-        }
-        self.ended(&visitor, moved.ended_by);
+        let served = receiver.served();
+        let copying = pipe(socket, sender, receiver, settings.relay, &entry.counters, &entry.stop);
+        Some(Connected { copying, served, visitor, _entry: entry, _session })
     }
 
     /// A stream for the connection, and the session that it needs; waits for one during an outage. Says why not.

@@ -1,5 +1,6 @@
 //! One connection through the router, without a tunnel process: `conduit connect`.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,7 +12,7 @@ use super::declare::TUNNEL;
 use super::{Access, StartError};
 use crate::ends::Stream;
 use crate::relay;
-use crate::relay::{Counters, EndedBy, pipe};
+use crate::relay::{EndedBy, pipe};
 use crate::task::Tasks;
 use crate::tunnel::TunnelSpec;
 use crate::wire::{Code, StreamClass, StreamHeader, VERSION};
@@ -48,8 +49,7 @@ pub async fn once(
     let opened = session.open(header, Bytes::new()).await;
     let (sender, receiver) =
         opened.map_err(|error| StartError::Handshake { addr, reason: error.to_string() })?;
-    let counters = Counters::default();
-    let moved = pipe(user, sender, receiver, relay, &counters, stop).await;
+    let moved = pipe(user, sender, receiver, *relay, &Arc::default(), stop).await;
     session.close(Code::Done, "the connection is over");
     endpoint.close().await;
     tasks.shutdown(Duration::from_secs(1)).await;

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use super::Shared;
 use super::declare::pair;
 use super::link::Line;
-use crate::ends::{self, DialError, Transport, UdpPort};
+use crate::ends::{self, DialError, Stream, Transport, UdpPort};
 use crate::policy::Decision;
-use crate::relay::{EndedBy, Faces, FlowRules, Flows, Opening, pipe};
-use crate::session::{Incoming, Knock};
+use crate::relay::{Copying, EndedBy, Entry, Faces, FlowRules, Flows, Opening, pipe};
+use crate::session::{Incoming, Knock, Seat};
 use crate::task::Tasks;
 use crate::tunnel::{Direction, Protocol, ProxyProtocol, Target};
-use crate::wire::{Code, FlowOpen, StreamClass};
+use crate::wire::{Code, FlowOpen, StreamClass, StreamHeader};
 
 /// Serves the streams that the router opens, until the session ends. A tunnel that has no use for any allows none. [RVS-7]
 pub(super) async fn streams(shared: Arc<Shared>, tasks: Tasks, line: Line) {
@@ -25,19 +25,45 @@ pub(super) async fn streams(shared: Arc<Shared>, tasks: Tasks, line: Line) {
     }
 }
 
-async fn stream(shared: Arc<Shared>, flows: Flows, knock: Knock) {
+/// Serves a stream from its header to its last byte.
+fn stream(shared: Arc<Shared>, flows: Flows, knock: Knock) -> impl Future<Output = ()> {
+    // Boxed, and so gone when it is over: a task keeps the size of its largest step.
+    let connecting = Box::pin(answer(shared, flows, knock));
+    async move {
+        let Some(mut connected) = connecting.await else { return };
+        let ended_by = (&mut connected.copying).await.ended_by;
+        if ended_by != EndedBy::Done {
+            tracing::debug!(target = connected.target, %ended_by, "connection ended");
+        }
+    }
+}
+
+/// A stream that is connected with the source's socket.
+struct Connected {
+    copying: Copying,
+    target: String,
+    _entry: Entry,
+    _seat: Seat,
+}
+
+/// Does what a stream is for; `Some` when bytes are to be copied as long as there are any.
+async fn answer(shared: Arc<Shared>, flows: Flows, knock: Knock) -> Option<Connected> {
     let incoming = match knock.header(shared.settings.access.session.message_timeout).await {
         Ok(incoming) => incoming,
-        Err(error) => return tracing::debug!(%error, "stream dropped"),
+        Err(error) => {
+            tracing::debug!(%error, "stream dropped");
+            return None;
+        }
     };
     match StreamClass::try_from(incoming.header.class) {
-        Ok(StreamClass::Incoming) => visitor(&shared, incoming).await,
+        Ok(StreamClass::Incoming) => return visitor(&shared, incoming).await,
         Ok(StreamClass::Flow) => flows.spilled(incoming).await,
         _ => {
             let message = "a client does not know streams of this class";
             incoming.refuse(Code::Unsupported, message).await;
         }
     }
+    None
 }
 
 /// What a number of the router's stands for: a reverse tunnel of this process, or nothing at all. [RVS-3]
@@ -55,24 +81,40 @@ fn own_source(shared: &Shared, protocol: Protocol, number: u32) -> Result<Target
     })
 }
 
-async fn visitor(shared: &Shared, incoming: Incoming) {
-    let header = &incoming.header;
-    let source = match own_source(shared, Protocol::Tcp, header.tunnel) {
-        // An address of the router's choice is none of ours, and a sign of what it is up to.
-        Ok(source) if header.target.is_empty() => source,
-        Ok(_) => {
-            return incoming.refuse(Code::Denied, "a client dials no address of a router").await;
+/// Connects a visitor with the source; `None` when the router was told why not, or is gone.
+async fn visitor(shared: &Shared, incoming: Incoming) -> Option<Connected> {
+    let (socket, target, entry) = match dialled(shared, &incoming.header).await {
+        Ok(dialled) => dialled,
+        Err((code, reason)) => {
+            incoming.refuse(code, &reason).await;
+            return None;
         }
-        Err(reason) => return incoming.refuse(Code::Denied, &reason).await,
     };
+    let (sender, receiver, _seat) = incoming.admit().await.ok()?;
+    let settings = shared.settings.relay;
+    let copying = pipe(socket, sender, receiver, settings, &entry.counters, &entry.stop);
+    Some(Connected { copying, target, _entry: entry, _seat })
+}
+
+/// A socket of the source, and what the source is called. An error is what the router is told.
+async fn dialled(
+    shared: &Shared,
+    header: &StreamHeader,
+) -> Result<(Stream, String, Entry), (Code, String)> {
+    let source = own_source(shared, Protocol::Tcp, header.tunnel)
+        .map_err(|reason| (Code::Denied, reason))?;
+    // An address of the router's choice is none of ours, and a sign of what it is up to.
+    if !header.target.is_empty() {
+        return Err((Code::Denied, "a client dials no address of a router".to_owned()));
+    }
     let target = source.to_string();
     if shared.table.active() >= shared.settings.max_connections {
         let reason = "too many connections: [performance] max_connections is reached";
         note(shared, &target, reason);
-        return incoming.refuse(Code::Limit, reason).await;
+        return Err((Code::Limit, reason.to_owned()));
     }
     if shared.accepting.is_cancelled() {
-        return incoming.refuse(Code::ShuttingDown, "the tunnel is about to end").await;
+        return Err((Code::ShuttingDown, "the tunnel is about to end".to_owned()));
     }
     let entry = shared.table.enter(
         Protocol::Tcp,
@@ -82,33 +124,22 @@ async fn visitor(shared: &Shared, incoming: Incoming) {
     );
     let dialled = tokio::select! {
         dialled = ends::dial(&source, |_| Decision::Allowed, &shared.settings.dial) => dialled,
-        () = entry.stop.cancelled() => {
-            return incoming.refuse(Code::Killed, "ended by an operator").await;
-        }
+        () = entry.stop.cancelled() => return Err((Code::Killed, "ended by an operator".to_owned())),
     };
-    let mut socket = match dialled {
-        Ok(socket) => socket,
-        Err(error) => {
-            // The router is told the code and not why, which is nobody's business but this side's. [STR-13]
-            let reason = error.to_string();
-            shared.last_outcome.not_served(&target, &reason);
-            if note(shared, &target, &reason) {
-                tracing::warn!(target, reason, "visitor refused");
-            }
-            return incoming.refuse(error.code(), "the service does not answer").await;
+    let mut socket = dialled.map_err(|error| {
+        // The router is told the code and not why, which is nobody's business but this side's. [STR-13]
+        let reason = error.to_string();
+        shared.last_outcome.not_served(&target, &reason);
+        if note(shared, &target, &reason) {
+            tracing::warn!(target, reason, "visitor refused");
         }
-    };
+        (error.code(), "the service does not answer".to_owned())
+    })?;
     shared.last_outcome.served();
     let preface = preface(shared, Transport::Stream, &header.visitor, &header.visited);
-    if let Err(error) = socket.write_first(&preface).await {
-        return incoming.refuse(Code::Reset, &error.to_string()).await;
-    }
-    let Ok((sender, receiver, _seat)) = incoming.admit().await else { return };
-    let settings = &shared.settings.relay;
-    let moved = pipe(socket, sender, receiver, settings, &entry.counters, &entry.stop).await;
-    if moved.ended_by != EndedBy::Done {
-        tracing::debug!(target, ended_by = %moved.ended_by, "connection ended");
-    }
+    let first = socket.write_first(&preface).await;
+    first.map_err(|error| (Code::Reset, error.to_string()))?;
+    Ok((socket, target, entry))
 }
 
 /// A flow of a visitor: a socket of its own towards the source. A name is looked up in a task, so that others need not

@@ -16,14 +16,14 @@ pub use flows::{
     Aging, CONVERSATION_PATIENCE, Destination, FlowRules, FlowTable, Flows, Front, Loss, Opening,
     PATIENCE, Reassembly, Scope, Side, TableFull, Traffic, TrafficMetrics, front,
 };
-pub use pipe::{Counters, EndedBy, Transferred, pipe};
+pub use pipe::{Copying, Counters, EndedBy, Transferred, pipe};
 pub use socket::first_bytes;
 pub use table::{Entry, Faces, Live, Refused, Table, Totals};
 
 use std::time::Duration;
 
 /// What can be set about copying.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Settings {
     /// Bytes taken from a socket in one go, at most.
     pub read_buffer: usize,

@@ -3,6 +3,7 @@
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
@@ -94,44 +95,25 @@ impl EndedBy {
     }
 }
 
+/// A connection whose bytes are being moved. Boxed: a task is as large as its largest step, and this one would be.
+pub type Copying = Pin<Box<dyn Future<Output = Transferred> + Send>>;
+
 /// Moves bytes both ways until both directions are done, one of them fails, or `stop` is cancelled. FIN becomes
 /// finish and back, RST becomes reset and back; a failure ends both directions and resets the socket. [STR-5]
 /// [STR-6] [STR-7] Not cancel-safe: dropped, the stream is reset with `Internal`.
-#[allow(clippy::manual_async_fn, reason = "an `async fn` keeps its arguments twice")]
-pub fn pipe<'a>(
+pub fn pipe(
     mut socket: Stream,
     mut sender: Sender,
     mut receiver: Receiver,
-    settings: &'a Settings,
-    counters: &'a Counters,
-    stop: &'a CancellationToken,
-) -> impl Future<Output = Transferred> + Send + 'a {
-    async move {
-        let in_flight = sender.in_flight();
-        let stopped = sender.stopped();
-        let ended_by = {
-            let (reading, writing) = socket.split();
-            let mut upload = pin!(upload(reading, &mut sender, settings, &counters.sent));
-            let mut download = pin!(download(writing, &mut receiver, settings, counters));
-            let mut stopped = pin!(stopped);
-            let (mut read, mut down) = (None, false);
-            loop {
-                let up = read.is_some();
-                let end = tokio::select! {
-                    end = &mut upload, if !up => end.map(|half| read = Some(half)),
-                    end = &mut download, if !down => { down = true; end }
-                    // As long as bytes may come from the peer, their end tells; after that only this does.
-                    error = &mut stopped, if down && !up => Err(error.into()),
-                    error = broken(read.as_ref()), if up && !down => Err(EndedBy::Socket(error.to_string())),
-                    () = silence(counters, &in_flight, settings), if up != down => Err(EndedBy::Abandoned),
-                    () = stop.cancelled() => Err(EndedBy::Killed),
-                };
-                match end {
-                    Err(failure) => break failure,
-                    Ok(()) if read.is_some() && down => break EndedBy::Done,
-                    Ok(()) => {}
-                }
-            }
+    settings: Settings,
+    counters: &Arc<Counters>,
+    stop: &CancellationToken,
+) -> Copying {
+    let (counters, stop) = (Arc::clone(counters), stop.clone());
+    Box::pin(async move {
+        let ended_by = tokio::select! {
+            ended_by = copy(&mut socket, &mut sender, &mut receiver, &settings, &counters) => ended_by,
+            () = stop.cancelled() => EndedBy::Killed,
         };
         if ended_by != EndedBy::Done {
             sender.reset(ended_by.code());
@@ -143,6 +125,50 @@ pub fn pipe<'a>(
             received: counters.received.load(Ordering::Relaxed),
             ended_by,
         }
+    })
+}
+
+/// Both directions. What only happens towards the end is boxed: a connection that is idle should cost little.
+async fn copy(
+    socket: &mut Stream,
+    sender: &mut Sender,
+    receiver: &mut Receiver,
+    settings: &Settings,
+    counters: &Counters,
+) -> EndedBy {
+    let (in_flight, stopped) = (sender.in_flight(), sender.stopped());
+    let (reading, writing) = socket.split();
+    let mut upload = pin!(upload(reading, sender, settings, &counters.sent));
+    let mut download = pin!(download(writing, receiver, settings, counters));
+    let uploaded = tokio::select! {
+        end = &mut upload => end.map(Some),
+        end = &mut download => end.map(|()| None),
+    };
+    let silence = silence(counters, &in_flight, settings);
+    match uploaded {
+        Err(failure) => failure,
+        Ok(Some(socket)) => {
+            let broken = async { EndedBy::Socket(broken(&socket).await.to_string()) };
+            Box::pin(other_half(download, broken, silence)).await
+        }
+        // As long as bytes might come from the peer, their end told; now only this does.
+        Ok(None) => {
+            let broken = async { stopped.error().await.into() };
+            Box::pin(other_half(upload, broken, silence)).await
+        }
+    }
+}
+
+/// The direction that is still open, unless what it depends on breaks, or nothing happens any more.
+async fn other_half<T>(
+    copying: Pin<&mut impl Future<Output = Result<T, EndedBy>>>,
+    broken: impl Future<Output = EndedBy>,
+    silence: impl Future<Output = ()>,
+) -> EndedBy {
+    tokio::select! {
+        end = copying => end.err().unwrap_or(EndedBy::Done),
+        failure = broken => failure,
+        () = silence => EndedBy::Abandoned,
     }
 }
 
@@ -171,10 +197,7 @@ async fn upload<'s>(
     loop {
         let room = sender.room();
         if room == 0 {
-            tokio::select! {
-                more = sender.more_room() => more?,
-                error = broken(Some(&socket)) => return Err(EndedBy::Socket(error.to_string())),
-            }
+            Box::pin(more_room(sender, &socket)).await?;
             continue;
         }
         let limit = appetite.min(room);
@@ -195,14 +218,21 @@ async fn upload<'s>(
         }
     }
     sender.finish();
-    sender.settled().await?;
+    Box::pin(sender.settled()).await?;
     Ok(socket)
+}
+
+/// Waits for room in the window, unless the socket breaks meanwhile.
+async fn more_room(sender: &mut Sender, socket: &ReadHalf<'_>) -> Result<(), EndedBy> {
+    tokio::select! {
+        more = sender.more_room() => Ok(more?),
+        error = broken(socket) => Err(EndedBy::Socket(error.to_string())),
+    }
 }
 
 /// Returns when the socket was reset while nobody reads from it. A plain end of the other side is no error: its bytes
 /// wait their turn.
-async fn broken(socket: Option<&ReadHalf<'_>>) -> io::Error {
-    let Some(socket) = socket else { return std::future::pending().await };
+async fn broken(socket: &ReadHalf<'_>) -> io::Error {
     loop {
         match socket.ready(Interest::ERROR).await {
             Ok(ready) if ready.is_error() => match socket.take_error() {

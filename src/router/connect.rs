@@ -1,39 +1,34 @@
 //! Forward TCP: a stream of a client becomes a connection to the target.
 
 use super::serve::{Client, shortened};
-use crate::ends::{self, Candidate, Stream, Transport};
+use crate::ends::{self, Candidate, Transport};
 use crate::policy::{Decision, Denial, OwnSockets, Permissions};
-use crate::relay::{EndedBy, Entry, Faces, pipe};
-use crate::session::{Incoming, Receiver, Seat, Sender};
+use crate::relay::{Copying, EndedBy, Entry, Faces, pipe};
+use crate::session::{Incoming, Seat};
 use crate::tunnel::{Protocol, ProxyProtocol, Target};
 use crate::wire::{Code, StreamHeader};
 
-/// A stream and the target's socket that belongs to it.
-struct Served {
-    socket: Stream,
-    sender: Sender,
-    receiver: Receiver,
+/// A stream that is connected with the target's socket.
+pub(super) struct Connected {
+    copying: Copying,
     target: Target,
-    entry: Entry,
+    _entry: Entry,
     _seat: Seat,
 }
 
-/// Decides, dials, decides again on the address, connects exactly that, copies. [STR-12]
-pub(super) async fn connect(client: &Client, incoming: Incoming) {
-    // A task keeps the size of its largest step as long as it lives, and a connection that is idle should cost little:
-    // what comes before the copying is boxed, and so gone when it is over.
-    let Some(served) = Box::pin(serve(client, incoming)).await else { return };
-    let Served { socket, sender, receiver, target, entry, _seat } = served;
-    let settings = &client.shared.settings.relay;
-    let moved =
-        Box::pin(pipe(socket, sender, receiver, settings, &entry.counters, &entry.stop)).await;
-    if moved.ended_by != EndedBy::Done {
-        tracing::debug!(client = %client.name, %target, ended_by = %moved.ended_by, "connection ended");
+impl Connected {
+    /// To the last byte.
+    pub(super) async fn copied(&mut self, client: &Client) {
+        let ended_by = (&mut self.copying).await.ended_by;
+        if ended_by != EndedBy::Done {
+            tracing::debug!(client = %client.name, target = %self.target, %ended_by, "connection ended");
+        }
     }
 }
 
-/// Everything before the copying; `None` when the peer was told why not, or is gone.
-async fn serve(client: &Client, incoming: Incoming) -> Option<Served> {
+/// Decides, dials, decides again on the address, connects exactly that. `None` when the peer was told why not, or is
+/// gone. [STR-12]
+pub(super) async fn connect(client: &Client, incoming: Incoming) -> Option<Connected> {
     let shared = &client.shared;
     let (target, preface) = match wanted(client, &incoming.header) {
         Ok(wanted) => wanted,
@@ -79,7 +74,9 @@ async fn serve(client: &Client, incoming: Incoming) -> Option<Served> {
         return None;
     }
     let (sender, receiver, _seat) = incoming.admit().await.ok()?;
-    Some(Served { socket, sender, receiver, target, entry, _seat })
+    let settings = shared.settings.relay;
+    let copying = pipe(socket, sender, receiver, settings, &entry.counters, &entry.stop);
+    Some(Connected { copying, target, _entry: entry, _seat })
 }
 
 /// Whether a client that asked for `target` may have what that turned out to be.

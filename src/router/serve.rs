@@ -6,9 +6,10 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use uuid::Uuid;
 
 use super::admit::Admitted;
+use super::connect::{Connected, connect};
 use super::declare::{Declaration, Role};
 use super::sessions::Seat;
-use super::{Shared, connect, flows};
+use super::{Shared, flows};
 use crate::relay::{Flows, Scope, Side, echo};
 use crate::session::{Event, Knock, Session};
 use crate::task::Tasks;
@@ -119,26 +120,42 @@ impl Declaration {
     }
 }
 
-async fn stream(client: Arc<Client>, knock: Knock) {
-    let limit = client.shared.settings.session.message_timeout;
-    // Boxed, and so gone when it is over, as every step but the last one: see `connect`.
-    let incoming = match Box::pin(knock.header(limit)).await {
-        Ok(incoming) => incoming,
-        Err(error) => return tracing::debug!(client = %client.name, %error, "stream dropped"),
-    };
-    match StreamClass::try_from(incoming.header.class) {
-        Ok(StreamClass::Connect) => connect::connect(&client, incoming).await,
-        Ok(StreamClass::Probe) => {
-            if let Ok((sender, receiver, _seat)) = Box::pin(incoming.admit()).await {
-                Box::pin(echo(sender, receiver, PROBE_MOST)).await;
-            }
-        }
-        Ok(StreamClass::Flow) => Box::pin(client.flows.spilled(incoming)).await,
-        Ok(StreamClass::Incoming) | Err(_) => {
-            let unknown = "this router does not know streams of this class";
-            Box::pin(incoming.refuse(Code::Unsupported, unknown)).await;
+/// Serves a stream from its header to its last byte.
+fn stream(client: Arc<Client>, knock: Knock) -> impl Future<Output = ()> {
+    // What comes before the copying is boxed, and so gone when it is over: a task keeps the size of its largest step as
+    // long as it lives, and a connection that is idle should cost little.
+    let connecting = Box::pin(answer(Arc::clone(&client), knock));
+    async move {
+        if let Some(mut connected) = connecting.await {
+            connected.copied(&client).await;
         }
     }
+}
+
+/// Does what a stream is for; `Some` when bytes are to be copied as long as there are any.
+async fn answer(client: Arc<Client>, knock: Knock) -> Option<Connected> {
+    let limit = client.shared.settings.session.message_timeout;
+    let incoming = match knock.header(limit).await {
+        Ok(incoming) => incoming,
+        Err(error) => {
+            tracing::debug!(client = %client.name, %error, "stream dropped");
+            return None;
+        }
+    };
+    match StreamClass::try_from(incoming.header.class) {
+        Ok(StreamClass::Connect) => return connect(&client, incoming).await,
+        Ok(StreamClass::Probe) => {
+            if let Ok((sender, receiver, _seat)) = incoming.admit().await {
+                echo(sender, receiver, PROBE_MOST).await;
+            }
+        }
+        Ok(StreamClass::Flow) => client.flows.spilled(incoming).await,
+        Ok(StreamClass::Incoming) | Err(_) => {
+            let unknown = "this router does not know streams of this class";
+            incoming.refuse(Code::Unsupported, unknown).await;
+        }
+    }
+    None
 }
 
 /// What is repeated of a peer's own words, to the log or to the peer: a message has its limit.

@@ -20,9 +20,9 @@ pub(super) struct Intake {
     /// Times in a row that something came and nothing could be read: it came behind a hole.
     in_vain: u32,
     /// `None`: QUIC puts the bytes in order, which is quicker.
-    behind: Option<Behind>,
+    behind: Option<Box<Behind>>,
     /// What ended the direction, when bytes came before it that had to be handed over first.
-    end: Option<ReadError>,
+    end: Option<Box<ReadError>>,
 }
 
 /// What came behind a hole, by its place in the stream.
@@ -53,7 +53,7 @@ impl Intake {
                     self.position += chunks[..count].iter().map(|c| c.len() as u64).sum::<u64>();
                     return Poll::Ready(Ok(Some(count)));
                 }
-                Poll::Pending if self.in_vain >= IN_VAIN => self.behind = Some(Behind::default()),
+                Poll::Pending if self.in_vain >= IN_VAIN => self.behind = Some(Box::default()),
                 Poll::Pending => self.in_vain += 1,
                 Poll::Ready(_) => {}
             }
@@ -98,7 +98,7 @@ impl Intake {
                     Poll::Ready(Ok(None)) if count == 0 => return Poll::Ready(Ok(None)),
                     Poll::Ready(Err(error)) => {
                         // quinn says it once.
-                        self.end = Some(error);
+                        self.end = Some(Box::new(error));
                         break;
                     }
                     Poll::Pending if count == 0 => return Poll::Pending,
@@ -110,7 +110,7 @@ impl Intake {
             count += 1;
         }
         match self.end.take() {
-            Some(end) if count == 0 => Poll::Ready(Err(end)),
+            Some(end) if count == 0 => Poll::Ready(Err(*end)),
             end => {
                 self.end = end;
                 Poll::Ready(Ok(Some(count)))

@@ -1,8 +1,10 @@
 //! The sending direction of a stream, which stays within its window.
 
+use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::{Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
@@ -11,7 +13,7 @@ use super::Ended;
 use super::ledger::{Ledger, Outgoing};
 use super::urgency::Pulse;
 use super::window::Growth;
-use crate::transport::{SendStream, VarInt, WriteError};
+use crate::transport::{SendStream, StoppedError, VarInt, WriteError};
 use crate::wire::{Code, encode};
 
 /// Bytes cannot be sent any more.
@@ -51,6 +53,25 @@ impl InFlight {
     pub fn bytes(&self) -> u64 {
         let delivered = self.0.delivered.load(Ordering::Relaxed);
         self.0.sent.load(Ordering::Relaxed).saturating_sub(delivered)
+    }
+}
+
+/// The peer's wish that a stream ends, still unheard.
+#[derive(Debug)]
+pub struct Stopped<F> {
+    stream: F,
+    ledger: Arc<Ledger>,
+}
+
+impl<F: Future<Output = Result<Option<VarInt>, StoppedError>>> Stopped<F> {
+    /// Waits until the peer wants no more bytes, and tells why. Pends for ever on a direction that was finished and
+    /// acknowledged.
+    pub async fn error(self) -> SendError {
+        match self.stream.await {
+            Ok(Some(code)) => SendError::Stopped(Code::from_number(code.into_inner())),
+            Ok(None) => std::future::pending().await,
+            Err(_) => lost(&self.ledger),
+        }
     }
 }
 
@@ -121,7 +142,15 @@ impl Sender {
         let now = Instant::now();
         self.leaves(bytes.len() as u64, now);
         self.growth.sent(self.sent, now);
-        Ok(self.stream.write_chunk(bytes).await?)
+        let mut rest = [bytes];
+        // Not `write_chunk`, whose future keeps its arguments several times over as long as the connection is open.
+        poll_fn(|cx| {
+            while !rest[0].is_empty() {
+                ready!(pin!(self.stream.write_chunks(&mut rest)).poll(cx))?;
+            }
+            Poll::Ready(Ok(()))
+        })
+        .await
     }
 
     /// Books bytes that are about to leave, and lets them wait for livelier streams when they are many. [STR-24]
@@ -173,18 +202,11 @@ impl Sender {
         }
     }
 
-    /// Waits until the peer wants no more bytes, and tells why; for who has nothing to send and must notice.
-    /// Pends for ever on a direction that was finished and acknowledged. Cancel-safe.
-    pub fn stopped(&self) -> impl Future<Output = SendError> + 'static {
-        let stopped = self.stream.stopped();
-        let ledger = Arc::clone(&self.ledger);
-        async move {
-            match stopped.await {
-                Ok(Some(code)) => SendError::Stopped(Code::from_number(code.into_inner())),
-                Ok(None) => std::future::pending().await,
-                Err(_) => lost(&ledger),
-            }
-        }
+    /// For who has nothing to send and must notice that the peer wants no more.
+    pub fn stopped(
+        &self,
+    ) -> Stopped<impl Future<Output = Result<Option<VarInt>, StoppedError>> + 'static> {
+        Stopped { stream: self.stream.stopped(), ledger: Arc::clone(&self.ledger) }
     }
 
     fn lost(&self) -> SendError {

@@ -25,5 +25,6 @@ pub use settings::{CipherSuite, Congestion, DATAGRAM_QUEUE, OptimizeFor, PostQua
 pub use share::ShareCell;
 
 pub use quinn::{
-    ConnectionError, ReadError, RecvStream, SendDatagramError, SendStream, VarInt, WriteError,
+    ConnectionError, ReadError, RecvStream, SendDatagramError, SendStream, StoppedError, VarInt,
+    WriteError,
 };
