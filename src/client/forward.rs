@@ -79,6 +79,7 @@ impl Port {
             peer.to_string(),
             &self.shared.connections,
         );
+        // An error means that the user is gone already.
         socket.tune(settings.sockets.nodelay, settings.sockets.keepalive).ok()?;
         let introduced = introduced(socket, peer, &settings.tunnel.options.trusted_proxies).await;
         let (socket, visitor, first) = introduced

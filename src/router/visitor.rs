@@ -47,6 +47,7 @@ async fn connect(
         refuse(shared, server, stream, reason);
         return None;
     }
+    // An error means that the visitor is gone already.
     stream.tune(settings.dial.nodelay, settings.dial.keepalive).ok()?;
     let introduced = introduced(stream, peer, &server.trusted).await;
     let (stream, visitor, first) = introduced
