@@ -43,6 +43,7 @@ async fn main() -> Result<(), Failure> {
         relay: relay::Settings::default(),
         dial: ends::DialSettings::default(),
         lease: Duration::from_secs(24 * 60 * 60),
+        resume: Duration::from_secs(120),
     })
     .await?;
     let address = router.local_addr().into();

@@ -96,5 +96,6 @@ fn router_settings(
         relay: relay::Settings::default(),
         dial: ends::DialSettings::default(),
         lease: Duration::from_secs(24 * 60 * 60),
+        resume: Duration::from_secs(120),
     }
 }

@@ -143,6 +143,7 @@ async fn start_router(home: &Path) -> Result<router::Running, Failure> {
         relay: crate::relay::Settings::default(),
         dial: DialSettings::default(),
         lease: Lease::MEMORY,
+        resume: Options::RESUME,
     };
     Ok(router::start(settings).await?)
 }

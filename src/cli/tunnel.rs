@@ -56,6 +56,9 @@ pub(super) struct TunnelArgs {
     /// The tunnel's share where it meets other tunnels on one path: interactive, normal or bulk
     #[arg(long, value_name = "PRIORITY", default_value_t, value_parser = word::<Priority>)]
     priority: Priority,
+    /// TCP: how long connections wait for a lost session and then go on, or off [default: 2m]
+    #[arg(long, value_name = "DURATION", value_parser = resume)]
+    resume: Option<Duration>,
 }
 
 /// Both ends, as ssh writes them.
@@ -102,6 +105,10 @@ impl TunnelArgs {
             proxy_protocol: self.proxy_protocol,
             trusted_proxies: self.trusted_proxy.clone(),
             priority: self.priority,
+            resume: match self.resume {
+                Some(resume) => Some(resume).filter(|resume| !resume.is_zero()),
+                None => default.resume,
+            },
         }
     }
 }
@@ -135,6 +142,10 @@ pub(super) fn words(spec: &TunnelSpec) -> Vec<String> {
     }
     if options.priority != default.priority {
         option("--priority", options.priority.to_string());
+    }
+    if options.resume != default.resume {
+        let resume = options.resume.unwrap_or_default();
+        option("--resume", humantime::format_duration(resume).to_string());
     }
     for network in &options.trusted_proxies {
         option("--trusted-proxy", network.to_string());
@@ -170,6 +181,15 @@ fn idle(text: &str) -> Result<Duration, String> {
     if legal { Ok(idle) } else { Err("a duration from 1s to 1d, or 0 for never".to_owned()) }
 }
 
+fn resume(text: &str) -> Result<Duration, String> {
+    if matches!(text, "0" | "off") {
+        return Ok(Duration::ZERO);
+    }
+    let resume = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    let legal = resume.is_zero() || (SHORTEST_IDLE..=LONGEST_RESUME).contains(&resume);
+    if legal { Ok(resume) } else { Err("a duration from 1s to 1h, or off".to_owned()) }
+}
+
 fn network(text: &str) -> Result<IpNet, String> {
     parse_networks(&[text])?.pop().ok_or_else(|| format!("{text:?} is no network"))
 }
@@ -197,6 +217,7 @@ impl FromStr for Ends {
 
 const SHORTEST_IDLE: Duration = Duration::from_secs(1);
 const LONGEST_IDLE: Duration = Duration::from_secs(86_400);
+const LONGEST_RESUME: Duration = Duration::from_secs(3_600);
 
 #[cfg(test)]
 mod tests {

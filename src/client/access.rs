@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::connect::{Established, RouterAddress, establish, retried};
+use super::connect::{Attempt, Established, RouterAddress, establish, retried};
 use super::declare::declare;
 use super::error::StartError;
 use crate::identity::{Keypair, Ticket, Token};
@@ -58,7 +58,8 @@ pub async fn enrol(access: &Access, ticket: Ticket) -> Result<Enrolled, StartErr
     let introduction =
         Introduction { ticket: Some(ticket), ..access.introduction(Uuid::new_v4(), None) };
     let tasks = Tasks::new();
-    let connected = retried(|tries| establish(access, &introduction, &tasks, tries)).await;
+    let attempt = |tries| Attempt { tasks: &tasks, tries, past: None };
+    let connected = retried(|tries| establish(access, &introduction, attempt(tries))).await;
     let Established { session, endpoint, addr, .. } = connected?;
     let terms = session.terms().clone();
     session.close(Code::Done, "enrolled");
@@ -84,24 +85,28 @@ impl Access {
         }
     }
 
-    /// Attempt number `tries` in a row at a session on which `tunnel` is declared. `binds` is where its users are to
+    /// One attempt at a session on which `tunnel` is declared. `binds` is where its users are to
     /// connect: what the tunnel says, or what it came to the last time.
     pub(super) async fn declare(
         &self,
         tunnel: &TunnelSpec,
         binds: &Span<Bind>,
         instance: Uuid,
-        tasks: &Tasks,
-        tries: u32,
+        attempt: Attempt<'_>,
     ) -> Result<Declared, StartError> {
         let group = tunnel.options.group.as_ref().map(ToString::to_string);
         let introduction = self.introduction(instance, group);
-        let mut established = establish(self, &introduction, tasks, tries).await?;
+        let mut established = establish(self, &introduction, attempt).await?;
         established.session.connection().set_priority(tunnel.options.priority);
         match declare(tunnel, binds, self.session.message_timeout, &mut established).await {
             Ok(binds) => Ok(Declared { established, binds }),
             Err(error) => {
-                established.session.close(Code::Done, "the tunnel was not declared");
+                let reason = "the tunnel was not declared";
+                if error.may_pass() {
+                    established.session.interrupt(reason);
+                } else {
+                    established.session.close(Code::Done, reason);
+                }
                 // The good-bye has to leave before the process does, or the router keeps the session until it times
                 // out.
                 established.endpoint.close().await;

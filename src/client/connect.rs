@@ -34,20 +34,30 @@ pub(super) struct Established {
     pub(super) addr: HostPort,
 }
 
+/// One of several attempts at a session.
+#[derive(Clone, Copy)]
+pub(super) struct Attempt<'a> {
+    pub(super) tasks: &'a Tasks,
+    /// How many there were, with this one.
+    pub(super) tries: u32,
+    /// The session that is to go on.
+    pub(super) past: Option<&'a Session>,
+}
+
 /// One attempt at a session, number `tries` in a row. Every way to the router is tried, 250 ms apart; the first that
 /// answers is taken.
 pub(super) async fn establish(
     access: &Access,
     introduction: &Introduction,
-    tasks: &Tasks,
-    tries: u32,
+    attempt: Attempt<'_>,
 ) -> Result<Established, StartError> {
+    let Attempt { tasks, tries, past } = attempt;
     let Access { keypair, router, transport, session: settings, .. } = access;
     let ways = resolve(router).await?;
     let (connection, endpoint, addr) =
         first_to_answer(ways, router.identity, keypair, transport, tries).await?;
     let remote = connection.remote_addr();
-    let (session, events) = initiate(connection, keypair, introduction, settings, tasks)
+    let (session, events) = initiate(connection, keypair, introduction, settings, past, tasks)
         .await
         .map_err(|error| StartError::from_handshake(error, remote))?;
     let (early, endpoint) = (Vec::new(), Arc::new(endpoint));

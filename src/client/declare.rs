@@ -39,6 +39,9 @@ pub(super) async fn declare(
         while bound.len() < binds.count() {
             match established.events.recv().await {
                 Some(Event::Declared(declared)) => {
+                    // A router that says more than it was asked for keeps it to itself. [RSM-1]
+                    let resume = declared.resume_ms.min(resume_ms(tunnel));
+                    established.session.outlive(Duration::from_millis(resume.into()));
                     bound.push(judge(tunnel, bound.len(), declared)?);
                 }
                 // The first ports of a row have visitors while the last ones are not published yet.
@@ -105,7 +108,14 @@ fn message(tunnel: &TunnelSpec, index: usize, bind: &Bind, source: &Target) -> D
             Priority::Bulk => wire::Priority::Bulk,
         }
         .into(),
+        resume_ms: resume_ms(tunnel),
     }
+}
+
+/// How long connections outlive the one that carries them, in the form of the wire; 0: they do not. Flows never do.
+fn resume_ms(tunnel: &TunnelSpec) -> u32 {
+    let resume = tunnel.options.resume.filter(|_| tunnel.protocol == Protocol::Tcp);
+    resume.map_or(0, |resume| u32::try_from(resume.as_millis()).unwrap_or(u32::MAX))
 }
 
 /// Where users of the port connect, or why there will be none.

@@ -111,8 +111,9 @@ impl Port {
         entry: &Entry,
     ) -> Result<(Session, Sender, Receiver), String> {
         let settings = &self.shared.settings;
-        let Some(session) = self.shared.link.session(settings.outage_wait).await else {
-            let reason = self.shared.link.last_error().unwrap_or_else(|| "no session".to_owned());
+        let link = &self.shared.link;
+        let Some(mut session) = link.session(settings.outage_wait).await else {
+            let reason = link.last_error().unwrap_or_else(|| "no session".to_owned());
             return Err(format!("no session with the router: {reason}"));
         };
         let mut header = StreamHeader {
@@ -127,9 +128,15 @@ impl Port {
         }
         let first = if first.is_empty() { first_bytes(socket, FIRST_PAYLOAD) } else { first };
         entry.counters.count_sent(first.len());
-        let stream = session.open(header, first).await;
-        let (sender, receiver) = stream.map_err(|error| error.to_string())?;
-        Ok((session, sender, receiver))
+        loop {
+            let error = match session.open(header.clone(), first.clone()).await {
+                Ok((sender, receiver)) => return Ok((session, sender, receiver)),
+                Err(error) => error,
+            };
+            // Nothing has left: its connection was lost before.
+            let next = link.session_after(&session, settings.outage_wait).await;
+            session = next.ok_or_else(|| error.to_string())?;
+        }
     }
 
     fn ended(&self, visitor: &Visitor, ended_by: EndedBy) {

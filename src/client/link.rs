@@ -6,12 +6,14 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
 use super::access::Declared;
-use super::connect::{Established, jitter};
-use super::{End, Settings, Shared, StartError, reverse, udp};
+use super::comeback::{Comeback, Renewal};
+use super::connect::Established;
+use super::silence::Silence;
+use super::{End, Shared, StartError, reverse, udp};
 use crate::relay::{Flows, Scope, Side};
 use crate::session::{Event, Session};
 use crate::task::Tasks;
-use crate::transport::ClientEndpoint;
+use crate::transport::{Change, ClientEndpoint, Whereabouts};
 use crate::tunnel::TunnelState;
 use crate::wire::Code;
 
@@ -59,6 +61,14 @@ impl Link {
         found.ok()?.ok()?.as_ref().map(|line| line.session.clone())
     }
 
+    /// The session after `lost`; waits for it at most `limit`. Cancel-safe.
+    pub(super) async fn session_after(&self, lost: &Session, limit: Duration) -> Option<Session> {
+        let mut lines = self.line.subscribe();
+        let is_next = |line: &Option<Line>| line.as_ref().is_some_and(|it| !it.session.is(lost));
+        let found = tokio::time::timeout(limit, lines.wait_for(is_next)).await;
+        found.ok()?.ok()?.as_ref().map(|line| line.session.clone())
+    }
+
     pub(super) fn last_error(&self) -> Option<String> {
         self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -101,31 +111,40 @@ pub(super) async fn keep(shared: Arc<Shared>, tasks: Tasks, first: (Established,
     let (mut established, mut line) = first;
     loop {
         let version = established.session.terms().peer_version.clone();
-        let Established { events, early, addr, .. } = established;
+        let Established { events, early, addr, endpoint, .. } = established;
         tracing::info!(router = %addr, version, carrier = super::CARRIER, "session up");
         shared.set_state(TunnelState::Ready);
-        let reason = match until_end(&shared, &tasks, &line, (early, events)).await {
+        let ending = until_end(&shared, &tasks, (&line, &endpoint), (early, events)).await;
+        let back = match ending {
             Ending::Replaced(by) if !shared.accepting.is_cancelled() => {
                 return shared.give_up(StartError::Replaced { by }, &line.session).await;
             }
-            Ending::Replaced(reason) | Ending::Lost(reason) => reason,
+            Ending::Renewed(back) => back,
+            Ending::Replaced(reason) | Ending::Lost(reason) => {
+                shared.link.line.send_replace(None);
+                if shared.accepting.is_cancelled() {
+                    return;
+                }
+                shared.set_state(TunnelState::Reconnecting);
+                shared.link.note(Some(reason.clone()));
+                tracing::warn!(router = %addr, reason, "session lost, reconnecting");
+                let mut comeback = Comeback::of(&shared, &tasks, &line.session);
+                match shared.connections.run_until_cancelled(comeback.succeeds()).await {
+                    Some(back) => back,
+                    None => return,
+                }
+            }
         };
-        shared.link.line.send_replace(None);
-        if shared.accepting.is_cancelled() {
-            return;
-        }
-        shared.set_state(TunnelState::Reconnecting);
-        shared.link.note(Some(reason.clone()));
-        tracing::warn!(router = %addr, reason, "session lost, reconnecting");
-        let back = shared.connections.run_until_cancelled(come_back(&shared, &tasks));
-        let back = match back.await {
-            Some(Ok(back)) => back,
-            Some(Err(error)) => return shared.fail(error).await,
-            None => return,
+        let back = match back {
+            Ok(back) => back,
+            Err(error) => return shared.fail(error).await,
         };
         shared.set_binds(back.binds);
         established = back.established;
         line = publish(&shared, &tasks, &established);
+        let connections = line.session.resume_streams(&tasks);
+        shared.metrics.resumed.inc_by(connections as u64);
+        tracing::info!(connections, "the session goes on");
         shared.link.note(None);
     }
 }
@@ -135,16 +154,22 @@ enum Ending {
     Lost(String),
     /// Another process has the tunnel: coming back would take it away again, and so on for ever.
     Replaced(String),
+    /// Another connection has taken the place of one that was silent, or something forbids it.
+    Renewed(Result<Declared, StartError>),
 }
 
-/// Waits for the session's end and does meanwhile what the router says. [SES-33] [RVS-4]
+/// Waits for the session's end and does meanwhile what the router says and what the network asks for. [SES-33] [RVS-4]
 async fn until_end(
     shared: &Arc<Shared>,
     tasks: &Tasks,
-    line: &Line,
+    (line, endpoint): (&Line, &ClientEndpoint),
     (early, mut events): (Vec<Event>, mpsc::Receiver<Event>),
 ) -> Ending {
     let mut early = early.into_iter();
+    let mut whereabouts = Whereabouts::towards(line.session.connection().remote_addr());
+    let mut silence = Silence::of(&line.session);
+    let mut renewal = Renewal::default();
+    let mut lost = None;
     loop {
         let next = async {
             match early.next() {
@@ -152,60 +177,79 @@ async fn until_end(
                 None => events.recv().await,
             }
         };
-        let event = tokio::select! {
-            ended = line.session.closed() => return Ending::Lost(ended.reason),
-            event = next => event,
-        };
-        match event {
-            Some(Event::GoAway(leave)) => {
-                tracing::info!(reason = leave.message, "the router is about to leave");
-                if leave.reconnect_now {
-                    return Ending::Lost(leave.message);
+        tokio::select! {
+            renewed = renewal.done() => match (renewed, lost.take()) {
+                (Some(back), _) => return Ending::Renewed(back),
+                (None, Some(reason)) => return Ending::Lost(reason),
+                (None, None) => {}
+            },
+            ended = line.session.closed(), if lost.is_none() => {
+                if !renewal.is_under_way() {
+                    return Ending::Lost(ended.reason);
+                }
+                // It may be lost because it is renewed.
+                shared.link.line.send_replace(None);
+                lost = Some(ended.reason);
+            }
+            change = whereabouts.changed() => moved(endpoint, change),
+            is_silent = silence.turns() => {
+                shared.heard(is_silent);
+                if is_silent && line.session.outlives() {
+                    // Whoever comes now waits for the one or the other.
+                    shared.link.line.send_replace(None);
+                    renewal.begin(Comeback::of(shared, tasks, &line.session));
+                } else if lost.is_none() {
+                    shared.link.line.send_replace(Some(line.clone()));
+                    renewal.is_needless();
                 }
             }
-            Some(Event::FlowOpen(open)) => reverse::flow(shared, tasks, &line.flows, open),
-            Some(Event::FlowClose(close)) => udp::closed(shared, &line.flows, &close),
-            Some(Event::Replaced(replaced)) => {
-                return Ending::Replaced(format!("{}, since {}", replaced.by, replaced.since));
+            Some(event) = next => {
+                if let Some(ending) = hear(shared, tasks, line, event) {
+                    return ending;
+                }
             }
-            Some(event) => tracing::debug!(?event, "unexpected message of the router"),
-            None => return Ending::Lost(line.session.closed().await.reason),
         }
     }
 }
 
-/// Tries until a session is up. Refusals are not network trouble: they are asked about once a minute. An error says that
-/// another process has the tunnel now.
-async fn come_back(shared: &Shared, tasks: &Tasks) -> Result<Declared, StartError> {
-    let mut wait = Duration::ZERO;
-    // Visitors know the port that it came to, where any would have done.
-    let mut binds = shared.bind();
-    let Settings { access, tunnel, instance, .. } = &shared.settings;
-    loop {
-        tokio::time::sleep(jitter(wait)).await;
-        match access.declare(tunnel, &binds, *instance, tasks, 1).await {
-            Ok(declared) => return Ok(declared),
-            Err(error @ StartError::Replaced { .. }) => return Err(error),
-            Err(StartError::Unpublished { .. }) if binds != tunnel.bind => {
-                binds = tunnel.bind.clone();
-            }
-            Err(error) => {
-                let reason = error.to_string();
-                if shared.link.last_error().as_deref() != Some(&reason) {
-                    tracing::warn!(reason, "the router cannot be had");
-                    shared.link.note(Some(reason));
-                }
-                wait = if error.may_pass() {
-                    (wait * 2).clamp(FIRST_WAIT, LONGEST_WAIT)
-                } else {
-                    REFUSED_WAIT
-                };
-            }
+/// Does what the router says; `Some` when that is the session's end.
+fn hear(shared: &Arc<Shared>, tasks: &Tasks, line: &Line, event: Event) -> Option<Ending> {
+    match event {
+        Event::GoAway(leave) => {
+            tracing::info!(reason = leave.message, "the router is about to leave");
+            return leave.reconnect_now.then_some(Ending::Lost(leave.message));
         }
+        Event::FlowOpen(open) => reverse::flow(shared, tasks, &line.flows, open),
+        Event::FlowClose(close) => udp::closed(shared, &line.flows, &close),
+        Event::Replaced(replaced) => {
+            let by = format!("{}, since {}", replaced.by, replaced.since);
+            return Some(Ending::Replaced(by));
+        }
+        event => tracing::debug!(?event, "unexpected message of the router"),
+    }
+    None
+}
+
+/// The router is to hear from where this machine is now.
+fn moved(endpoint: &ClientEndpoint, change: Change) {
+    tracing::info!(%change, "the network changed");
+    if let Err(error) = endpoint.rebind() {
+        tracing::warn!(%error, "the connection keeps its old socket");
     }
 }
 
 impl Shared {
+    /// The router is silent, or is heard again: that shows in the state.
+    fn heard(&self, is_silent: bool) {
+        let (state, note) = match is_silent {
+            true => (TunnelState::Reconnecting, Some(SILENT.to_owned())),
+            false => (TunnelState::Ready, None),
+        };
+        self.set_state(state);
+        self.link.note(note);
+        tracing::info!("the router {}", if is_silent { "is silent" } else { "is heard again" });
+    }
+
     /// Ends a tunnel that another process has now: whoever is here already is served to the end. [RVS-4]
     async fn give_up(&self, error: StartError, session: &Session) {
         tracing::info!(reason = %error, "draining");
@@ -234,11 +278,9 @@ impl Shared {
     }
 }
 
-const FIRST_WAIT: Duration = Duration::from_millis(250);
-const LONGEST_WAIT: Duration = Duration::from_secs(15);
+/// What `status` says while a connection passes nothing.
+const SILENT: &str = "the router has not been heard of for some seconds";
 /// A router that is busy takes so long from accepting a visitor to opening its stream.
 const LATE_VISITORS: Duration = Duration::from_millis(250);
 /// What is open when the tunnel is taken over may go on for as long as at any other end of a process.
 const LAST_VISITS: Duration = Duration::from_secs(30);
-/// Who was refused asks again rarely: the router's log is not ours to fill.
-const REFUSED_WAIT: Duration = Duration::from_secs(60);

@@ -5,6 +5,7 @@
 //! `proto-spec/flows.md` and `proto-spec/reverse.md`.
 
 mod access;
+mod comeback;
 mod connect;
 mod declare;
 mod error;
@@ -14,6 +15,7 @@ mod once;
 mod outcome;
 mod probe;
 mod reverse;
+mod silence;
 mod status;
 mod udp;
 
@@ -35,7 +37,7 @@ use crate::registry::Call;
 use crate::task::Tasks;
 use crate::tunnel::{Bind, Direction, Protocol, Span, TunnelId, TunnelSpec, TunnelState};
 use crate::{relay, session, telemetry};
-use connect::retried;
+use connect::{Attempt, retried};
 use link::Link;
 use outcome::LastOutcome;
 
@@ -123,8 +125,9 @@ pub async fn start(settings: Settings) -> Result<Running, StartError> {
     let sockets = Sockets::bind(&settings.tunnel)?;
     let tasks = Tasks::new();
     let Settings { access, tunnel, instance, .. } = &settings;
+    let attempt = |tries| Attempt { tasks: &tasks, tries, past: None };
     let declared =
-        retried(|tries| access.declare(tunnel, &tunnel.bind, *instance, &tasks, tries)).await;
+        retried(|tries| access.declare(tunnel, &tunnel.bind, *instance, attempt(tries))).await;
     let first = match declared {
         Ok(first) => first,
         Err(error) => {

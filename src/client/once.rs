@@ -7,14 +7,14 @@ use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::connect::{Established, retried};
+use super::connect::{Attempt, Established, retried};
 use super::declare::TUNNEL;
 use super::{Access, StartError};
 use crate::ends::Stream;
 use crate::relay;
 use crate::relay::{EndedBy, pipe};
 use crate::task::Tasks;
-use crate::tunnel::TunnelSpec;
+use crate::tunnel::{Options, TunnelSpec};
 use crate::wire::{Code, StreamClass, StreamHeader, VERSION};
 
 /// Everything that one connection needs.
@@ -37,7 +37,11 @@ pub async fn once(
     let tasks = Tasks::new();
     let Once { access, tunnel, relay } = settings;
     let instance = Uuid::new_v4();
-    let declared = retried(|tries| access.declare(tunnel, &tunnel.bind, instance, &tasks, tries));
+    // Nobody makes a second connection here.
+    let options = Options { resume: None, ..tunnel.options.clone() };
+    let tunnel = &TunnelSpec { options, ..tunnel.clone() };
+    let attempt = |tries| Attempt { tasks: &tasks, tries, past: None };
+    let declared = retried(|tries| access.declare(tunnel, &tunnel.bind, instance, attempt(tries)));
     let Established { session, endpoint, .. } = declared.await?.established;
     let header = StreamHeader {
         version: VERSION,

@@ -49,7 +49,8 @@ struct Connected {
 /// Does what a stream is for; `Some` when bytes are to be copied as long as there are any.
 async fn answer(shared: Arc<Shared>, flows: Flows, knock: Knock) -> Option<Connected> {
     let incoming = match knock.header(shared.settings.access.session.message_timeout).await {
-        Ok(incoming) => incoming,
+        Ok(Some(incoming)) => incoming,
+        Ok(None) => return None,
         Err(error) => {
             tracing::debug!(%error, "stream dropped");
             return None;

@@ -117,6 +117,7 @@ impl Shared {
     }
 
     fn connections(&self) -> Vec<ConnectionStatus> {
+        let state = if self.link.current().is_some() { "open" } else { "waiting" };
         let live = self.table.live().into_iter();
         live.map(|live| ConnectionStatus {
             id: format!("{}/{}", self.settings.id, live.number),
@@ -125,7 +126,7 @@ impl Shared {
             age_seconds: live.since.elapsed().as_secs(),
             bytes_up: live.faces.moved(&live.counters).0,
             bytes_down: live.faces.moved(&live.counters).1,
-            state: "open".to_owned(),
+            state: state.to_owned(),
         })
         .collect()
     }
@@ -219,6 +220,8 @@ pub(super) struct Metrics {
     lost: Counter,
     lost_bytes: Counter,
     session: Gauge,
+    /// Connections that went on with another session.
+    pub(super) resumed: Counter,
     packets: TrafficMetrics,
 }
 
@@ -241,6 +244,10 @@ impl Metrics {
             lost_bytes: registry
                 .register_counter("path_lost_bytes", "Bytes lost on the present session"),
             session: registry.register_gauge("session_up", "1 while there is a session"),
+            resumed: registry.register_counter(
+                "resumed_connections",
+                "Connections that went on after their session was lost",
+            ),
             packets: TrafficMetrics::new(registry),
             registry: registry.clone(),
         }

@@ -181,6 +181,12 @@ const TUNNELS: &[Key] = &[
         Absent::Value("normal"),
         "The tunnel's share where it meets other tunnels on one path; bulk makes way for everything else.",
     ),
+    in_tunnel(
+        "resume",
+        Kind::Duration { min: 1_000, max: 3_600_000, off: true },
+        Absent::Value("2m"),
+        "TCP: how long connections wait for a lost session and then go on; the router's limit may be lower.",
+    ),
 ];
 
 const LISTEN: &[Key] = &[
@@ -230,6 +236,13 @@ const LIMITS: &[Key] = &[
         Kind::Duration { min: 1_000, max: 31_536_000_000, off: true },
         "1day",
         "How long a published port is kept for its owner after the last tunnel there has gone.",
+    ),
+    key(
+        "limits",
+        "resume",
+        Kind::Duration { min: 1_000, max: 3_600_000, off: true },
+        "2m",
+        "How long connections of a client whose session was lost wait for it to come back.",
     ),
 ];
 

@@ -126,9 +126,15 @@ fn options() -> impl Strategy<Value = Options> {
         word::<ProxyProtocol>(ProxyProtocol::WORDS),
         word::<Priority>(Priority::WORDS),
     );
-    let numbers = (option::of(idle), 1..=65_536_usize);
+    let resume = (1_000..=3_600_000_u64).prop_map(Duration::from_millis);
+    let numbers = (option::of(idle), 1..=65_536_usize, option::of(resume));
     let some = (option::of(group), numbers, words, networks).prop_map(
-        |(group, (flow_idle, max_flows), (oversize, proxy_protocol, priority), networks)| Options {
+        |(
+            group,
+            (flow_idle, max_flows, resume),
+            (oversize, proxy_protocol, priority),
+            networks,
+        )| Options {
             group,
             flow_idle,
             max_flows,
@@ -139,6 +145,7 @@ fn options() -> impl Strategy<Value = Options> {
                 .map(|(addr, bits)| ipnet::IpNet::new(addr, bits).expect("at most 32 bits"))
                 .collect(),
             priority,
+            resume,
         },
     );
     prop_oneof![Just(Options::default()), some]

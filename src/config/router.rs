@@ -38,6 +38,8 @@ pub struct RouterConfig {
     pub dial_timeout: Duration,
     /// How long a published port is kept for its owner; zero: not at all.
     pub lease: Duration,
+    /// How long connections of a client whose session was lost wait for it; zero: not at all.
+    pub resume: Duration,
     /// Buffers, limits and times.
     pub performance: Performance,
     /// What is logged, and where.
@@ -91,6 +93,7 @@ impl RouterConfig {
             max_streams: limit("max_streams"),
             dial_timeout: resolved.duration("limits", "dial_timeout").expect(HAS_DEFAULT),
             lease: resolved.duration("limits", "lease").expect(HAS_DEFAULT),
+            resume: resolved.duration("limits", "resume").expect(HAS_DEFAULT),
             performance: resolved.performance(),
             logging: resolved.logging(),
         };

@@ -201,15 +201,19 @@ impl Draft {
     fn options(&self) -> Option<Options> {
         let networks = self.texts.get("trusted_proxies").map(|(text, _)| text.split(','));
         let networks: Vec<_> = networks.into_iter().flatten().map(str::trim).collect();
-        let flow_idle = self.word::<String>("flow_idle")?;
+        let duration = |key| {
+            let text = self.word::<String>(key)?;
+            Some(humantime::parse_duration(&text).ok().filter(|duration| !duration.is_zero()))
+        };
         Some(Options {
             group: self.word("group"),
-            flow_idle: humantime::parse_duration(&flow_idle).ok().filter(|idle| !idle.is_zero()),
+            flow_idle: duration("flow_idle")?,
             max_flows: self.word("max_flows")?,
             oversize: self.word("oversize")?,
             proxy_protocol: self.word("proxy_protocol")?,
             trusted_proxies: parse_networks(&networks).ok()?,
             priority: self.word("priority")?,
+            resume: duration("resume")?,
         })
     }
 

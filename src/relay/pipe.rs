@@ -179,7 +179,7 @@ async fn silence(counters: &Counters, in_flight: &InFlight, settings: &Settings)
         let before = counters.total();
         tokio::time::sleep(settings.linger).await;
         let under_way = in_flight.bytes() + counters.waiting.load(Ordering::Relaxed);
-        if counters.total() == before && under_way == 0 {
+        if counters.total() == before && under_way == 0 && !in_flight.is_held_up() {
             return;
         }
     }
@@ -259,7 +259,9 @@ async fn download(
         poll_download(&mut socket, receiver, &mut queue, &mut ended, settings, counters, cx)
     })
     .await?;
-    socket.shutdown().await.map_err(|error| EndedBy::Socket(error.to_string()))
+    socket.shutdown().await.map_err(|error| EndedBy::Socket(error.to_string()))?;
+    receiver.finished();
+    Ok(())
 }
 
 fn poll_download(

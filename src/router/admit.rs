@@ -51,7 +51,9 @@ pub(super) async fn admit(
         applicant.refuse_for_now(FULL);
         return None;
     }
-    if shared.sessions.of(identity) >= most_of_one_key(shared.settings.max_clients) {
+    let instance = applicant.instance();
+    let others = shared.sessions.of_others(identity, instance);
+    if others >= most_of_one_key(shared.settings.max_clients) {
         refused("the key has as many sessions as one may");
         applicant.refuse_for_now(ENOUGH);
         return None;
@@ -79,7 +81,6 @@ pub(super) async fn admit(
         }
     };
     note_visit(shared, &applicant, tasks);
-    let instance = applicant.instance();
     let admission = Admission {
         name: client.name.to_string(),
         owner: client.permissions.is_owner(),
@@ -89,7 +90,8 @@ pub(super) async fn admit(
         },
         binds: texts(&client.permissions.binds),
     };
-    match applicant.admit(admission, tasks).await {
+    let past = shared.sessions.past(identity, instance);
+    match applicant.admit(admission, past.as_ref(), tasks).await {
         Ok((session, events)) => {
             tracing::info!(client = %client.name, %addr, "session up");
             let seat = shared.sessions.enter(&session, &client, instance, token);
@@ -108,7 +110,7 @@ fn texts(rules: &[impl ToString]) -> Vec<String> {
 }
 
 /// Sessions that one key may have, so that it cannot keep everybody else out: each of its tunnels takes one.
-fn most_of_one_key(max_clients: usize) -> usize {
+pub(super) fn most_of_one_key(max_clients: usize) -> usize {
     (max_clients / 4).max(LEAST_OF_ONE_KEY)
 }
 

@@ -58,7 +58,7 @@ pub(super) async fn connect(client: &Client, incoming: Incoming) -> Option<Conne
             return None;
         }
         // Nobody is left to be told.
-        _ = client.session.closed() => return None,
+        () = client.session.over() => return None,
     };
     let mut socket = match dialled {
         Ok(socket) => socket,

@@ -1,6 +1,7 @@
 //! Judges what a client declares, and keeps what was declared.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::publish::{Claim, Publication, Server, publish};
 use super::serve::{Client, shortened};
@@ -49,6 +50,7 @@ impl Client {
     /// Answers a declaration. [SES-30] [SES-31]
     pub(super) async fn declare(self: &Arc<Self>, declare: Declare) -> Declared {
         let (tunnel, name) = (declare.tunnel, shortened(&declare.name));
+        let resume = Duration::from_millis(declare.resume_ms.into());
         match self.judge(declare).await {
             Ok((declaration, bind)) => {
                 if let Some(suppressed) = self.seat.log.line() {
@@ -56,7 +58,11 @@ impl Client {
                     tracing::info!(client = %self.name, tunnel = name, bind, source, suppressed, "tunnel declared");
                 }
                 self.keep(tunnel, declaration);
-                Declared { tunnel, bind, ..Declared::default() }
+                // [RSM-1]
+                let resume = resume.min(self.shared.settings.resume);
+                self.session.outlive(resume);
+                let resume_ms = u32::try_from(resume.as_millis()).unwrap_or(u32::MAX);
+                Declared { tunnel, bind, resume_ms, ..Declared::default() }
             }
             Err((code, message)) => {
                 if let Some(suppressed) = self.seat.log.line() {
@@ -189,8 +195,7 @@ fn read(declare: &Declare) -> Result<Asked, Refusal> {
     };
     let options = Options {
         group,
-        flow_idle: (declare.flow_idle_ms > 0)
-            .then(|| std::time::Duration::from_millis(declare.flow_idle_ms)),
+        flow_idle: (declare.flow_idle_ms > 0).then(|| Duration::from_millis(declare.flow_idle_ms)),
         max_flows: match declare.max_flows as usize {
             0 => Options::MAX_FLOWS,
             flows => flows.min(MOST_FLOWS),
@@ -204,6 +209,7 @@ fn read(declare: &Declare) -> Result<Asked, Refusal> {
             Ok(wire::Priority::Bulk) => Priority::Bulk,
             Ok(wire::Priority::Normal) | Err(_) => Priority::Normal,
         },
+        resume: (declare.resume_ms > 0).then(|| Duration::from_millis(declare.resume_ms.into())),
     };
     Ok(Asked { tunnel: declare.tunnel, name, direction, protocol, options })
 }

@@ -77,6 +77,8 @@ pub struct Settings {
     pub dial: DialSettings,
     /// How long a published port stays its owner's after the last tunnel there has gone.
     pub lease: Duration,
+    /// How long streams of a client whose connection was lost are kept, at most; zero: not at all.
+    pub resume: Duration,
 }
 
 /// A router could not be started.

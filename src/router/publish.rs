@@ -116,9 +116,18 @@ impl Published {
         lock(&self.routes)
     }
 
-    /// The server for the next visitor.
-    fn pick(&self, route: &Route) -> Option<Server> {
-        self.routes().pick(route)
+    /// The server for the next visitor: one whose connection was lost only when there is no other.
+    pub(super) fn pick(&self, route: &Route) -> Option<Server> {
+        let mut routes = self.routes();
+        let first = routes.pick(route)?;
+        let mut server = first.clone();
+        while server.session.is_lost() {
+            server = routes.pick(route)?;
+            if server.session.is(&first.session) {
+                break;
+            }
+        }
+        Some(server)
     }
 
     /// Ends the listener of a route, if there is one.
@@ -275,7 +284,8 @@ async fn accept(
         };
         match shared.published.pick(route) {
             Some(server) => {
-                tasks.spawn("visitor", visitor::serve(Arc::clone(shared), server, stream, peer));
+                let place = (route.clone(), server);
+                tasks.spawn("visitor", visitor::serve(Arc::clone(shared), place, stream, peer));
             }
             // The last server has just left.
             None => stream.reset(),

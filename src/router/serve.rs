@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use uuid::Uuid;
 
-use super::admit::Admitted;
+use super::admit::{Admitted, most_of_one_key};
 use super::connect::{Connected, connect};
 use super::declare::{Declaration, Role};
 use super::sessions::Seat;
@@ -13,7 +13,7 @@ use super::{Shared, flows};
 use crate::relay::{Flows, Scope, Side, echo};
 use crate::session::{Event, Knock, Session};
 use crate::task::Tasks;
-use crate::tunnel::{Name, Target};
+use crate::tunnel::{Name, Protocol, Target};
 use crate::wire::{Code, StreamClass};
 
 /// A client and the tunnels that it has declared.
@@ -37,6 +37,7 @@ pub(super) async fn serve(shared: Arc<Shared>, tasks: Tasks, admitted: Admitted)
     let client =
         Client { shared, tasks: tasks.clone(), session, flows, seat, name, instance, tunnels };
     let client = Arc::new(client);
+    client.session.resume_streams(&tasks);
     loop {
         tokio::select! {
             knock = client.session.accept() => match knock {
@@ -51,9 +52,21 @@ pub(super) async fn serve(shared: Arc<Shared>, tasks: Tasks, admitted: Admitted)
         }
     }
     let ended = client.session.closed().await;
-    // What it published is published no longer, whoever still holds on to the client.
-    client.tunnels.write().unwrap_or_else(PoisonError::into_inner).clear();
+    if client.seat.leave() > most_of_one_key(client.shared.settings.max_clients) {
+        client.session.close(Code::Limit, "the key has as many sessions as one may");
+    }
     tracing::info!(client = %client.name, reason = ended.reason, "session ended");
+    // As long as the client may come back for its streams it is found by its seat, and visitors wait for it. [RSM-3]
+    client.retain(|declared| client.session.outlives() && declared.waits());
+    let successor = async {
+        if !client.session.ends_here().await {
+            // It is about to declare them again: a port that stays has no gap.
+            tokio::time::sleep(client.shared.settings.session.message_timeout).await;
+        }
+    };
+    client.shared.connections.run_until_cancelled(successor).await;
+    // What it published is published no longer, whoever still holds on to the client.
+    client.retain(|_| false);
 }
 
 impl Client {
@@ -97,6 +110,11 @@ impl Client {
         self.change(|tunnels| drop(tunnels.insert(tunnel, declaration)));
     }
 
+    fn retain(&self, stays: impl Fn(&Declaration) -> bool) {
+        let mut tunnels = self.tunnels.write().unwrap_or_else(PoisonError::into_inner);
+        tunnels.retain(|_, declared| stays(declared));
+    }
+
     /// What is declared decides about the session's share of its path: the most urgent tunnel does. [SES-35]
     fn change(&self, change: impl FnOnce(&mut HashMap<u32, Declaration>)) {
         let mut tunnels = self.tunnels.write().unwrap_or_else(PoisonError::into_inner);
@@ -111,6 +129,12 @@ impl Client {
 }
 
 impl Declaration {
+    /// Whether it holds while the client is away: visitors wait, and streams that came before are served. Packets of UDP
+    /// are not held back for anybody.
+    fn waits(&self) -> bool {
+        self.protocol == Protocol::Tcp
+    }
+
     /// What is dialled for a forward tunnel.
     pub(super) fn dials(&self) -> Option<&Target> {
         match &self.role {
@@ -136,7 +160,8 @@ fn stream(client: Arc<Client>, knock: Knock) -> impl Future<Output = ()> {
 async fn answer(client: Arc<Client>, knock: Knock) -> Option<Connected> {
     let limit = client.shared.settings.session.message_timeout;
     let incoming = match knock.header(limit).await {
-        Ok(incoming) => incoming,
+        Ok(Some(incoming)) => incoming,
+        Ok(None) => return None,
         Err(error) => {
             tracing::debug!(client = %client.name, %error, "stream dropped");
             return None;
@@ -150,7 +175,7 @@ async fn answer(client: Arc<Client>, knock: Knock) -> Option<Connected> {
             }
         }
         Ok(StreamClass::Flow) => client.flows.spilled(incoming).await,
-        Ok(StreamClass::Incoming) | Err(_) => {
+        Ok(StreamClass::Incoming | StreamClass::Resume) | Err(_) => {
             let unknown = "this router does not know streams of this class";
             incoming.refuse(Code::Unsupported, unknown).await;
         }

@@ -26,7 +26,13 @@ struct Table {
     banned: HashSet<Identity>,
 }
 
-/// One client that is in.
+impl Table {
+    fn in_now(&self) -> impl Iterator<Item = &Present> {
+        self.sessions.values().filter(|present| !present.is_away)
+    }
+}
+
+/// One client that is in, or was.
 #[derive(Clone, Debug)]
 pub(super) struct Present {
     pub(super) name: Name,
@@ -34,6 +40,8 @@ pub(super) struct Present {
     pub(super) instance: Uuid,
     pub(super) since: SystemTime,
     pub(super) session: Session,
+    /// Whether its connection has ended: it is here for what another one may take up.
+    is_away: bool,
     /// The token that it was admitted with, where one was needed.
     token: Option<[u8; 8]>,
     permissions: Arc<ArcSwap<Permissions>>,
@@ -54,6 +62,17 @@ impl Seat {
     /// What the client may do at this moment.
     pub(super) fn permissions(&self) -> Arc<Permissions> {
         self.permissions.load_full()
+    }
+
+    /// The connection has ended: the client is in no longer, but may come back for what it left. How many sessions of its
+    /// key are away.
+    pub(super) fn leave(&self) -> usize {
+        let mut table = self.sessions.lock();
+        let Some(present) = table.sessions.get_mut(&self.number) else { return 0 };
+        present.is_away = true;
+        let identity = present.identity;
+        let is_same = |present: &&Present| present.is_away && present.identity == identity;
+        table.sessions.values().filter(is_same).count()
     }
 }
 
@@ -83,6 +102,7 @@ impl Sessions {
             instance,
             since: SystemTime::now(),
             session: session.clone(),
+            is_away: false,
             token,
             permissions: Arc::clone(&permissions),
             log: Arc::clone(&log),
@@ -91,36 +111,50 @@ impl Sessions {
         Seat { sessions: self.clone(), number, permissions, log }
     }
 
+    /// The session that a process which comes back takes up: its last one. [RSM-4]
+    pub(super) fn past(&self, identity: Identity, instance: Uuid) -> Option<Session> {
+        let table = self.lock();
+        let same = table
+            .sessions
+            .iter()
+            .filter(|(_, present)| (present.identity, present.instance) == (identity, instance));
+        same.max_by_key(|(number, _)| **number).map(|(_, present)| present.session.clone())
+    }
+
+    /// How many sessions there are.
     pub(super) fn len(&self) -> usize {
-        self.lock().sessions.len()
+        self.lock().in_now().count()
     }
 
     /// Those that are in, in the order of their coming.
     pub(super) fn present(&self) -> Vec<Present> {
         let table = self.lock();
-        let mut present: Vec<_> = table.sessions.iter().collect();
+        let mut present: Vec<_> =
+            table.sessions.iter().filter(|(_, present)| !present.is_away).collect();
         present.sort_by_key(|(number, _)| **number);
         present.into_iter().map(|(_, present)| present.clone()).collect()
     }
 
     pub(super) fn all(&self) -> Vec<Session> {
-        self.lock().sessions.values().map(|present| present.session.clone()).collect()
+        self.lock().in_now().map(|present| present.session.clone()).collect()
     }
 
     pub(super) fn is_in(&self, identity: Identity) -> bool {
-        self.lock().sessions.values().any(|present| present.identity == identity)
+        self.lock().in_now().any(|present| present.identity == identity)
     }
 
-    /// How many sessions a key has.
-    pub(super) fn of(&self, identity: Identity) -> usize {
-        self.lock().sessions.values().filter(|present| present.identity == identity).count()
+    /// How many sessions other processes of a key have.
+    pub(super) fn of_others(&self, identity: Identity, instance: Uuid) -> usize {
+        let is_other =
+            |present: &&Present| present.identity == identity && present.instance != instance;
+        self.lock().in_now().filter(is_other).count()
     }
 
     /// The key of a client that is in.
     pub(super) fn identity_of(&self, name: &Name) -> Option<Identity> {
         let table = self.lock();
         let folded = name.folded();
-        table.sessions.values().find(|p| p.name.folded() == folded).map(|p| p.identity)
+        table.in_now().find(|p| p.name.folded() == folded).map(|p| p.identity)
     }
 
     /// Ends every session of a key; how many. [SES-34]

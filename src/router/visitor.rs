@@ -1,11 +1,16 @@
 //! A visitor of a published port: a stream to the client whose tunnel it is. [RVS-3]
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
 
 use super::Shared;
 use super::publish::Server;
 use crate::ends::{Peer, Stream, Visitor, introduced};
 use crate::relay::{Copying, EndedBy, Entry, Faces, first_bytes, pipe};
+use crate::routes::Route;
+use crate::session::{Receiver, Sender, Session};
 use crate::tunnel::Protocol;
 use crate::wire::{StreamClass, StreamHeader, VERSION};
 
@@ -13,14 +18,15 @@ use crate::wire::{StreamClass, StreamHeader, VERSION};
 struct Connected {
     copying: Copying,
     visitor: Visitor,
+    server: Server,
     _entry: Entry,
 }
 
 /// Serves one connection from its first byte to its last.
-pub(super) async fn serve(shared: Arc<Shared>, server: Server, stream: Stream, peer: Peer) {
+pub(super) async fn serve(shared: Arc<Shared>, place: (Route, Server), stream: Stream, peer: Peer) {
     // Boxed, and so gone when it is over: a task keeps the size of its largest step.
-    let connected = Box::pin(connect(&shared, &server, stream, peer)).await;
-    let Some(Connected { copying, visitor, _entry }) = connected else { return };
+    let connected = Box::pin(connect(&shared, place, stream, peer)).await;
+    let Some(Connected { copying, visitor, server, _entry }) = connected else { return };
     match copying.await.ended_by {
         EndedBy::Done => {}
         EndedBy::Refused { code, message } => {
@@ -36,7 +42,7 @@ pub(super) async fn serve(shared: Arc<Shared>, server: Server, stream: Stream, p
 /// Asks the client for its side of the connection; `None` when the visitor was turned away, or is gone.
 async fn connect(
     shared: &Shared,
-    server: &Server,
+    (route, server): (Route, Server),
     stream: Stream,
     peer: Peer,
 ) -> Option<Connected> {
@@ -44,7 +50,7 @@ async fn connect(
     if shared.table.active() >= settings.max_connections {
         let reason =
             "the router serves as many connections as it may: [performance] max_connections";
-        refuse(shared, server, stream, reason);
+        refuse(shared, &server, stream, reason);
         return None;
     }
     // An error means that the visitor is gone already.
@@ -55,32 +61,71 @@ async fn connect(
         .ok()?;
     let entry =
         shared.table.enter(Protocol::Tcp, Faces::User, visitor.to_string(), &shared.connections);
-    let header = StreamHeader {
-        version: VERSION,
-        tunnel: server.rules.tunnel,
-        class: StreamClass::Incoming.into(),
-        visitor: visitor.to_string(),
-        visited: visitor.visited(),
-        ..StreamHeader::default()
-    };
     let first = if first.is_empty() { first_bytes(&stream, FIRST_PAYLOAD) } else { first };
     entry.counters.count_sent(first.len());
     let opened = tokio::select! {
-        opened = server.session.open(header, first) => opened,
+        opened = open(shared, &route, server, &visitor, first) => opened,
         () = entry.stop.cancelled() => {
             stream.reset();
             return None;
         }
     };
-    let (sender, receiver) = match opened {
+    let (server, sender, receiver) = match opened {
         Ok(opened) => opened,
-        Err(error) => {
-            refuse(shared, server, stream, &error.to_string());
+        Err((server, reason)) => {
+            refuse(shared, &server, stream, &reason);
             return None;
         }
     };
     let copying = pipe(stream, sender, receiver, settings.relay, &entry.counters, &entry.stop);
-    Some(Connected { copying, visitor, _entry: entry })
+    Some(Connected { copying, visitor, server, _entry: entry })
+}
+
+/// A stream of a client that serves the port; waits for one that was lost and may come back.
+async fn open(
+    shared: &Shared,
+    route: &Route,
+    mut server: Server,
+    visitor: &Visitor,
+    first: Bytes,
+) -> Result<(Server, Sender, Receiver), (Server, String)> {
+    let limit = Instant::now() + OUTAGE_WAIT;
+    loop {
+        let header = StreamHeader {
+            version: VERSION,
+            tunnel: server.rules.tunnel,
+            class: StreamClass::Incoming.into(),
+            visitor: visitor.to_string(),
+            visited: visitor.visited(),
+            ..StreamHeader::default()
+        };
+        let error = match server.session.open(header, first.clone()).await {
+            Ok((sender, receiver)) => return Ok((server, sender, receiver)),
+            Err(error) => error,
+        };
+        // Nothing has left: its connection was lost before.
+        match successor(shared, route, &server.session, limit).await {
+            Some(next) => server = next,
+            None => return Err((server, error.to_string())),
+        }
+    }
+}
+
+/// Who serves the port after a session that was lost and may come back; `None` when nobody does until `limit`.
+async fn successor(
+    shared: &Shared,
+    route: &Route,
+    lost: &Session,
+    limit: Instant,
+) -> Option<Server> {
+    while lost.outlives() && Instant::now() < limit {
+        tokio::time::sleep(LOOK_AGAIN).await;
+        let next = shared.published.pick(route)?;
+        if !next.session.is(lost) && !next.session.is_lost() {
+            return Some(next);
+        }
+    }
+    None
 }
 
 /// The visitor sees an RST, the operator a reason.
@@ -96,5 +141,8 @@ fn note(shared: &Shared, server: &Server, reason: &str) {
     }
 }
 
+/// How long a visitor waits for a client that may come back: as long as a user does at the other end.
+const OUTAGE_WAIT: Duration = Duration::from_secs(10);
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// What leaves together with the header: one read of an ordinary request. [STR-2]
 const FIRST_PAYLOAD: usize = 16 << 10;

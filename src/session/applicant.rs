@@ -182,10 +182,11 @@ impl Applicant {
         Some(TicketProof { id, proof: self.proof.ticket_proof.clone(), message })
     }
 
-    /// Lets it in. [SES-13]
+    /// Lets it in: with a new session, or with `past`, which is the same client's. [SES-13] [RSM-4]
     pub async fn admit(
         mut self,
         admission: Admission,
+        past: Option<&Session>,
         tasks: &Tasks,
     ) -> Result<(Session, mpsc::Receiver<Event>), HandshakeError> {
         let session_id: [u8; 16] = random_bytes()?;
@@ -219,7 +220,7 @@ impl Applicant {
             binds: admission.binds,
         };
         let (session, events) =
-            begin(self.connection, self.send, self.frames, terms, &self.settings, tasks)?;
+            begin((self.connection, self.send, self.frames), terms, &self.settings, past, tasks)?;
         session.0.connection.allow_streams(session.0.credit.first());
         Ok((session, events))
     }

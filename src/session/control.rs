@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use super::Event;
 use super::frames::{FrameReader, ReceiveFrameError};
@@ -61,12 +62,14 @@ async fn gathered(ledger: &Ledger) {
     let _ = tokio::time::timeout(GATHER, urgent).await;
 }
 
-/// Reads the peer's messages until the connection ends; closes it on a violation. [SES-4]
+/// Reads the peer's messages until the connection ends, and waits for what comes of the session then; closes it on a
+/// violation. [SES-4] [RSM-2]
 pub(super) async fn read(
     mut frames: FrameReader,
     events: mpsc::Sender<Event>,
     ledger: Arc<Ledger>,
-    connection: Connection,
+    (connection, generation): (Connection, u32),
+    stop: CancellationToken,
 ) {
     frames.set_limit(MESSAGE_LIMIT);
     let violation = loop {
@@ -104,8 +107,9 @@ pub(super) async fn read(
         tracing::warn!(peer = %connection.peer().short(), reason, "protocol violation on the control stream");
         connection.close(Code::Protocol.number(), &reason);
     }
-    let _ = connection.closed().await;
-    ledger.close();
+    let end = connection.closed().await;
+    stop.run_until_cancelled(ledger.ended(generation, &end)).await;
+    ledger.close(generation);
 }
 
 /// Encodes one control message.

@@ -85,13 +85,15 @@ impl HandshakeError {
     }
 }
 
-/// The client's side. Consumes the connection. Bounded by [`Settings::message_timeout`]; dropped, the connection
-/// closes. The events are what the router says later. [SES-10] [SES-19]
+/// The client's side. Consumes the connection, which carries on `past` where that is possible. Bounded by
+/// [`Settings::message_timeout`]; dropped, the connection closes. The events are what the router says later. [SES-10]
+/// [SES-19] [RSM-4]
 pub async fn initiate(
     connection: Connection,
     keypair: &Keypair,
     introduction: &Introduction,
     settings: &Settings,
+    past: Option<&Session>,
     tasks: &Tasks,
 ) -> Result<(Session, mpsc::Receiver<Event>), HandshakeError> {
     let limit = settings.message_timeout.max(connection.rtt() * 4);
@@ -132,7 +134,7 @@ pub async fn initiate(
     {
         settings.window_max = settings.window_max.min(limits.undelivered);
     }
-    Ok(begin(connection, send, frames, terms, &settings, tasks)?)
+    Ok(begin((connection, send, frames), terms, &settings, past, tasks)?)
 }
 
 /// Hello and Authenticate, which leave together. [SES-10]
@@ -167,18 +169,22 @@ fn first_flight(connection: &Connection, keypair: &Keypair, introduction: &Intro
     flight.freeze()
 }
 
-/// Starts the tasks of a session whose handshake is done.
+/// Starts the tasks of a session whose handshake is done: a new one, or what `past` goes on as. [RSM-4]
 pub(super) fn begin(
-    connection: Connection,
-    send: SendStream,
-    frames: FrameReader,
+    (connection, send, frames): (Connection, SendStream, FrameReader),
     terms: Terms,
     settings: &Settings,
+    past: Option<&Session>,
     tasks: &Tasks,
 ) -> Result<(Session, mpsc::Receiver<Event>), RandomError> {
     // It has just been written to, so it is there.
     let _ = send.set_priority(Urgency::Control as i32);
-    let ledger = Ledger::new(connection.clone(), settings);
+    let carried_on = past.and_then(|past| {
+        let ledger = Arc::clone(&past.0.ledger);
+        ledger.carry_on(&connection).map(|generation| (ledger, generation))
+    });
+    let (ledger, generation) =
+        carried_on.unwrap_or_else(|| (Ledger::new(connection.clone(), settings), 0));
     let (outbox, messages) = mpsc::channel(OUTBOX);
     let (events, received) = mpsc::channel(INBOX);
     tasks.spawn(
@@ -187,10 +193,17 @@ pub(super) fn begin(
     );
     tasks.spawn(
         "control reader",
-        control::read(frames, events, Arc::clone(&ledger), connection.clone()),
+        control::read(
+            frames,
+            events,
+            Arc::clone(&ledger),
+            (connection.clone(), generation),
+            tasks.token().clone(),
+        ),
     );
     let session = Session(Arc::new(Inner {
         connection,
+        generation,
         ledger,
         outbox,
         terms,
@@ -198,6 +211,11 @@ pub(super) fn begin(
         credit: StreamCredit::new(settings.max_streams),
         datagrams: datagrams::Limits::default(),
     }));
+    for report in session.last_reports() {
+        // There is room for a few: nobody has said anything yet.
+        let report = Control { message: Some(message::Message::Delivered(report)) };
+        let _ = session.0.outbox.try_send(report);
+    }
     Ok((session, received))
 }
 

@@ -7,12 +7,13 @@ use bytes::Bytes;
 
 use super::frames::{FrameReader, ReceiveFrameError};
 use super::intake::Intake;
-use super::ledger::Outgoing;
+use super::ledger::NotEntered;
 use super::receiver::Receiver;
 use super::sender::{SendError, Sender, number};
-use super::{Ended, Session};
+use super::strand::{Kind, Strand};
+use super::{Ended, Session, resume};
 use crate::transport::{ConnectionError, RecvStream, SendStream};
-use crate::wire::{Code, StreamAnswer, StreamHeader, Unsupported, check_version};
+use crate::wire::{Code, StreamAnswer, StreamClass, StreamHeader, Unsupported, check_version};
 
 /// A stream could not be opened or accepted.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +33,13 @@ pub enum OpenError {
     /// The header asks for what is not known here.
     #[error(transparent)]
     Unsupported(#[from] Unsupported),
+}
+
+impl OpenError {
+    /// Of a connection whose session goes on with another one.
+    pub(super) fn outdated() -> Self {
+        Self::Lost { reason: "the session goes on with another connection".to_owned() }
+    }
 }
 
 /// A stream of the peer whose header is still unread.
@@ -83,11 +91,17 @@ impl Knock {
         Self { send, receive, session, seat }
     }
 
-    /// Reads the header; a stream that is too slow or makes no sense is reset and gone. [STR-1] [STR-3]
-    pub async fn header(self, limit: Duration) -> Result<Incoming, OpenError> {
+    /// Reads the header; a stream that is too slow or makes no sense is reset and gone. `None` when it was there to go on
+    /// with one of a connection that was lost, which is then done. [STR-1] [STR-3] [RSM-6]
+    pub async fn header(self, limit: Duration) -> Result<Option<Incoming>, OpenError> {
         let mut frames = FrameReader::new(self.receive, HEADER_LIMIT);
         let read = tokio::time::timeout(limit, frames.next::<StreamHeader>()).await;
         let header = match read {
+            Ok(Ok(header)) if header.class == i32::from(StreamClass::Resume) => {
+                let Self { send, session, seat, .. } = self;
+                resume::answer(session, seat, send, frames, &header).await;
+                return Ok(None);
+            }
             Ok(Ok(header)) => open_account(&self.session, header),
             Ok(Err(ReceiveFrameError::Stream(error))) => {
                 Err(OpenError::Lost { reason: error.to_string() })
@@ -96,7 +110,7 @@ impl Knock {
             Err(_) => Err(OpenError::TooSlow),
         };
         let (receive, read, payload) = frames.into_parts();
-        let (header, account) = match header {
+        let (header, strand) = match header {
             Ok(opened) => opened,
             Err(error) => {
                 let code = match error {
@@ -109,10 +123,10 @@ impl Knock {
             }
         };
         let ledger = &self.session.0.ledger;
-        let sender = Sender::new(self.send, ledger, header.token, account);
+        let sender = Sender::new(self.send, ledger, Arc::clone(&strand));
         let intake = Intake::new(receive, read);
-        let receiver = Receiver::with_payload(intake, ledger, header.token, payload);
-        Ok(Incoming { header, sender, receiver, seat: self.seat })
+        let receiver = Receiver::with_payload(intake, ledger, strand, payload);
+        Ok(Some(Incoming { header, sender, receiver, seat: self.seat }))
     }
 }
 
@@ -128,7 +142,8 @@ impl Incoming {
 
     /// Says no, and why; the peer's payload is not wanted. [STR-4]
     pub async fn refuse(mut self, code: Code, message: &str) {
-        let answer = StreamAnswer { code: code.number() as u32, message: message.to_owned() };
+        let (code_number, message) = (code.number() as u32, message.to_owned());
+        let answer = StreamAnswer { code: code_number, message, ..StreamAnswer::default() };
         let answered = self.sender.send_header(&answer, Bytes::new());
         if matches!(tokio::time::timeout(ANSWER_LIMIT, answered).await, Ok(Ok(()))) {
             self.sender.finish();
@@ -159,12 +174,18 @@ pub(super) fn turn_away(mut send: SendStream, mut receive: RecvStream, code: Cod
 fn open_account(
     session: &Session,
     header: StreamHeader,
-) -> Result<(StreamHeader, Arc<Outgoing>), OpenError> {
+) -> Result<(StreamHeader, Arc<Strand>), OpenError> {
     check_version(header.version, &header.requires)?;
-    let account = session.0.ledger.enter(header.token);
-    let account = account
-        .ok_or_else(|| OpenError::Malformed("the token names a stream that is open".to_owned()))?;
-    Ok((header, account))
+    let ledger = &session.0.ledger;
+    let kind = Kind { lasts: ledger.lasts(header.class), opened_here: false };
+    let strand = ledger.enter(header.token, kind, session.0.generation);
+    let strand = strand.map_err(|error| match error {
+        NotEntered::Taken => {
+            OpenError::Malformed("the token names a stream that is open".to_owned())
+        }
+        NotEntered::Outdated => OpenError::outdated(),
+    })?;
+    Ok((header, strand))
 }
 
 /// A stream header or answer. [SES-2]

@@ -74,6 +74,11 @@ impl Intake {
         self.behind.as_ref().map_or(0, |it| it.bytes + it.pieces.len() as u64 * PIECE_COST)
     }
 
+    /// The stream itself; what was taken out of it is forgotten.
+    pub(super) fn into_stream(self) -> RecvStream {
+        self.stream
+    }
+
     /// The stream itself, for who does not read.
     pub(super) fn stream(&mut self) -> &mut RecvStream {
         &mut self.stream

@@ -10,18 +10,23 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 
+use super::continuity::Continuity;
+use super::strand::{Kind, Strand};
 use super::urgency::Favours;
 use super::window::{PathCap, Traffic};
 use super::{Ended, Settings};
 use crate::transport::Connection;
-use crate::wire::Delivered;
+use crate::wire::{Code, Delivered};
 
-/// The accounts of one session, shared by its streams and its control stream.
+/// The accounts of one session, shared by its streams and its control stream. They outlive the session's connection when
+/// another one carries on.
 #[derive(Debug)]
 pub(super) struct Ledger {
-    connection: Connection,
+    connection: ArcSwap<Connection>,
+    pub(super) continuity: Continuity,
     pub(super) window_initial: u64,
     pub(super) window_max: u64,
     budget: u64,
@@ -32,9 +37,8 @@ pub(super) struct Ledger {
     open: AtomicU64,
     /// Bytes that left QUIC and that sockets here have yet to take.
     held: AtomicU64,
-    closed: AtomicBool,
-    outgoing: Mutex<HashMap<u64, Arc<Outgoing>>>,
-    unreported: Mutex<Vec<Arc<Mark>>>,
+    strands: Mutex<HashMap<u64, Arc<Strand>>>,
+    unreported: Mutex<Vec<Arc<Strand>>>,
     pub(super) reports: Notify,
     urgent: AtomicBool,
     cap: AtomicU64,
@@ -42,21 +46,13 @@ pub(super) struct Ledger {
     path: Mutex<(PathCap, Instant)>,
 }
 
-/// One stream's sending direction.
-#[derive(Debug, Default)]
-pub(super) struct Outgoing {
-    pub(super) sent: AtomicU64,
-    pub(super) delivered: AtomicU64,
-    pub(super) changed: Notify,
-}
-
-/// One stream's receiving direction.
-#[derive(Debug)]
-pub(super) struct Mark {
-    token: u64,
-    delivered: AtomicU64,
-    reported: AtomicU64,
-    listed: AtomicBool,
+/// A stream has no account.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum NotEntered {
+    /// The token names one that is open.
+    Taken,
+    /// Another connection carries the session.
+    Outdated,
 }
 
 /// The peer reports more than was sent.
@@ -66,7 +62,8 @@ pub(super) struct Overstated;
 impl Ledger {
     pub(super) fn new(connection: Connection, settings: &Settings) -> Arc<Self> {
         Arc::new(Self {
-            connection,
+            connection: ArcSwap::from_pointee(connection),
+            continuity: Continuity::default(),
             window_initial: settings.window_initial,
             window_max: settings.window_max,
             budget: settings.budget,
@@ -74,8 +71,7 @@ impl Ledger {
             datagrams: AtomicU64::new(0),
             open: AtomicU64::new(0),
             held: AtomicU64::new(0),
-            closed: AtomicBool::new(false),
-            outgoing: Mutex::default(),
+            strands: Mutex::default(),
             unreported: Mutex::default(),
             reports: Notify::new(),
             urgent: AtomicBool::new(false),
@@ -90,55 +86,80 @@ impl Ledger {
     }
 
     pub(super) fn rtt(&self) -> Duration {
-        self.connection.rtt()
-    }
-
-    pub(super) fn is_closed(&self) -> bool {
-        self.closed.load(Ordering::Acquire)
+        self.connection.load().rtt()
     }
 
     /// Why the session ended, in words.
     pub(super) fn end_reason(&self) -> String {
-        match self.connection.close_reason() {
+        match self.connection.load().close_reason() {
             Some(error) => Ended::from(&error).reason,
             None => "closed by this end".to_owned(),
         }
     }
 
-    /// Wakes whoever waits for room that will never come.
-    pub(super) fn close(&self) {
-        self.closed.store(true, Ordering::Release);
-        for outgoing in lock(&self.outgoing).values() {
-            outgoing.changed.notify_one();
-        }
+    /// From here on `connection` is what carries the session; the one before is closed.
+    pub(super) fn carried_by(&self, connection: Connection) {
+        let before = self.connection.swap(Arc::new(connection));
+        before.close(Code::Moved.number(), "the session goes on with another connection");
+        // They count what one connection did.
+        self.datagrams.store(0, Ordering::Relaxed);
+        lock(&self.path).0 = PathCap::new();
     }
 
-    /// Opens the account of a stream's sending direction; `None` when the token names a stream that is open.
-    pub(super) fn enter(&self, token: u64) -> Option<Arc<Outgoing>> {
-        match lock(&self.outgoing).entry(token) {
-            Entry::Occupied(_) => None,
+    /// The streams that are open.
+    pub(super) fn strands(&self) -> Vec<Arc<Strand>> {
+        lock(&self.strands).values().cloned().collect()
+    }
+
+    /// The stream that a token names.
+    pub(super) fn strand(&self, token: u64) -> Option<Arc<Strand>> {
+        lock(&self.strands).get(&token).cloned()
+    }
+
+    /// Opens the account of a stream of connection number `generation`.
+    pub(super) fn enter(
+        &self,
+        token: u64,
+        kind: Kind,
+        generation: u32,
+    ) -> Result<Arc<Strand>, NotEntered> {
+        let mut strands = lock(&self.strands);
+        // Under the lock: who takes the session on must find the stream, or hear that it never came.
+        if self.continuity.generation() != generation {
+            return Err(NotEntered::Outdated);
+        }
+        match strands.entry(token) {
+            Entry::Occupied(_) => Err(NotEntered::Taken),
             Entry::Vacant(vacant) => {
                 self.open.fetch_add(1, Ordering::Relaxed);
-                Some(Arc::clone(vacant.insert(Arc::default())))
+                let strand = Arc::new(Strand::new(token, kind, generation));
+                Ok(Arc::clone(vacant.insert(strand)))
             }
         }
     }
 
+    /// The number of the connection that carries the session from here on, unless it is over.
+    pub(super) fn next_generation(&self) -> Option<u32> {
+        let _entering = lock(&self.strands);
+        self.continuity.next()
+    }
+
     /// Closes it: what is undelivered is so no longer.
-    pub(super) fn leave(&self, token: u64) {
-        if let Some(outgoing) = lock(&self.outgoing).remove(&token) {
+    pub(super) fn leave(&self, strand: &Arc<Strand>) {
+        if lock(&self.strands).remove(&strand.token).is_some() {
             self.open.fetch_sub(1, Ordering::Relaxed);
-            let sent = outgoing.sent.load(Ordering::Relaxed);
-            let open = sent - outgoing.delivered.swap(sent, Ordering::Relaxed);
+            self.continuity.left(strand);
+            let sent = strand.sent.load(Ordering::Relaxed);
+            let open = sent - strand.delivered.swap(sent, Ordering::Relaxed);
             self.undelivered.fetch_sub(open, Ordering::Relaxed);
         }
     }
 
     /// Bytes of a stream left for the far end.
-    pub(super) fn sent(&self, outgoing: &Outgoing, bytes: u64) {
+    pub(super) fn sent(&self, strand: &Strand, bytes: u64) {
         // In this order: a report must not find bytes of the stream that the session does not count yet.
         self.undelivered.fetch_add(bytes, Ordering::Relaxed);
-        outgoing.sent.fetch_add(bytes, Ordering::Release);
+        strand.sent.fetch_add(bytes, Ordering::Release);
     }
 
     /// A datagram left.
@@ -160,21 +181,27 @@ impl Ledger {
     /// Books a report of the peer. An entry for a stream that is gone is late, not wrong. [STR-21]
     pub(super) fn book(&self, report: &Delivered) -> Result<(), Overstated> {
         {
-            let accounts = lock(&self.outgoing);
+            let strands = lock(&self.strands);
             for (token, &offset) in report.tokens.iter().zip(&report.offsets) {
-                let Some(outgoing) = accounts.get(token) else { continue };
-                if offset > outgoing.sent.load(Ordering::Acquire) {
+                let Some(strand) = strands.get(token) else { continue };
+                if offset > strand.sent.load(Ordering::Acquire) {
                     return Err(Overstated);
                 }
-                let before = outgoing.delivered.fetch_max(offset, Ordering::Relaxed);
-                if offset > before {
-                    self.undelivered.fetch_sub(offset - before, Ordering::Relaxed);
-                    outgoing.changed.notify_one();
-                }
+                self.book_one(strand, offset);
             }
         }
         self.look_at_path();
         Ok(())
+    }
+
+    /// The far socket has taken a stream's bytes up to `offset`.
+    pub(super) fn book_one(&self, strand: &Strand, offset: u64) {
+        let before = strand.delivered.fetch_max(offset, Ordering::Relaxed);
+        if offset > before {
+            self.undelivered.fetch_sub(offset - before, Ordering::Relaxed);
+            strand.let_go(offset);
+            strand.changed.notify_one();
+        }
     }
 
     /// Bounds the windows by what the path does right now. Asked by who sends, and when reports come: where a hole holds
@@ -186,41 +213,37 @@ impl Ledger {
             return;
         }
         path.1 = now + LOOK_EVERY;
-        let stats = self.connection.path();
+        let connection = self.connection.load();
+        let stats = connection.path();
         let traffic = Traffic {
             packets: stats.sent,
             lost: stats.lost,
             bytes: stats.udp_bytes.0.saturating_sub(self.datagrams.load(Ordering::Relaxed)),
-            frames: self.connection.stream_frames(),
+            frames: connection.stream_frames(),
         };
         self.cap.store(path.0.update(traffic, stats.mtu, now), Ordering::Relaxed);
     }
 
-    /// Opens the account of a stream's receiving direction.
-    pub(super) fn mark(&self, token: u64) -> Arc<Mark> {
-        Arc::new(Mark {
-            token,
-            delivered: AtomicU64::new(0),
-            reported: AtomicU64::new(0),
-            listed: AtomicBool::new(false),
-        })
-    }
-
     /// The socket took the stream's bytes up to `offset`: reported within 10 ms, or at once when it is much. When the
     /// socket has caught up with everything that came, less is much: the sender may be waiting for just this.
-    pub(super) fn delivered(&self, mark: &Arc<Mark>, offset: u64, caught_up: bool) {
-        mark.delivered.store(offset, Ordering::Relaxed);
-        if !mark.listed.swap(true, Ordering::AcqRel) {
-            lock(&self.unreported).push(Arc::clone(mark));
-            self.reports.notify_one();
-        }
-        let pending = offset - mark.reported.load(Ordering::Relaxed);
+    pub(super) fn delivered(&self, strand: &Arc<Strand>, offset: u64, caught_up: bool) {
+        strand.taken.store(offset, Ordering::Relaxed);
+        self.report(strand);
+        let pending = offset - strand.reported.load(Ordering::Relaxed);
         let much = if caught_up {
             REPORT_CAUGHT_UP
         } else {
             (offset / 16).clamp(REPORT_LEAST, REPORT_MOST)
         };
         if pending >= much && !self.urgent.swap(true, Ordering::AcqRel) {
+            self.reports.notify_one();
+        }
+    }
+
+    /// How far the stream has come is to be reported.
+    pub(super) fn report(&self, strand: &Arc<Strand>) {
+        if !strand.listed.swap(true, Ordering::AcqRel) {
+            lock(&self.unreported).push(Arc::clone(strand));
             self.reports.notify_one();
         }
     }
@@ -253,15 +276,15 @@ impl Ledger {
     /// Everything that is to be reported, in messages of a bounded size.
     pub(super) fn take_reports(&self) -> Vec<Delivered> {
         self.urgent.store(false, Ordering::Release);
-        let marks = std::mem::take(&mut *lock(&self.unreported));
-        let reports = marks.chunks(ENTRIES).map(|marks| {
+        let strands = std::mem::take(&mut *lock(&self.unreported));
+        let reports = strands.chunks(ENTRIES).map(|strands| {
             let mut report = Delivered::default();
-            for mark in marks {
+            for strand in strands {
                 // A swap and not a store: whoever still found it listed has left an offset that is seen here.
-                mark.listed.swap(false, Ordering::AcqRel);
-                let offset = mark.delivered.load(Ordering::Relaxed);
-                mark.reported.store(offset, Ordering::Relaxed);
-                report.tokens.push(mark.token);
+                strand.listed.swap(false, Ordering::AcqRel);
+                let offset = strand.taken.load(Ordering::Relaxed);
+                strand.reported.store(offset, Ordering::Relaxed);
+                report.tokens.push(strand.token);
                 report.offsets.push(offset);
             }
             report

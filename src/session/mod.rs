@@ -5,16 +5,20 @@
 //! `proto-spec/streams.md`.
 
 mod applicant;
+mod continuity;
 mod control;
 mod datagrams;
 mod frames;
 mod handshake;
 mod incoming;
 mod intake;
+mod kept;
 mod ledger;
 mod pulse;
 mod receiver;
+mod resume;
 mod sender;
+mod strand;
 mod urgency;
 mod window;
 
@@ -39,7 +43,8 @@ use crate::wire::{
     Code, Control, Declare, Declared, FlowClose, FlowOpen, GoAway, Replaced, StreamHeader,
     Withdraw, control::Message,
 };
-use ledger::Ledger;
+use ledger::{Ledger, NotEntered};
+use strand::Kind;
 
 /// An authenticated connection: a clone is another handle to the same one, and the last one that is dropped closes it.
 /// Made by [`initiate`] and [`Applicant::admit`] alone, so no unauthenticated session can exist.
@@ -49,6 +54,8 @@ pub struct Session(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     connection: Connection,
+    /// The connection's number among those that have carried the session.
+    generation: u32,
     ledger: Arc<Ledger>,
     outbox: mpsc::Sender<Control>,
     terms: Terms,
@@ -61,7 +68,9 @@ impl Drop for Inner {
     fn drop(&mut self) {
         // Does nothing when it is closed already.
         self.connection.close(Code::Done.number(), "nobody needs the session any more");
-        self.ledger.close();
+        if !self.ledger.continuity.is_lost() {
+            self.ledger.close(self.generation);
+        }
     }
 }
 
@@ -139,6 +148,11 @@ impl Session {
         &self.0.terms
     }
 
+    /// Whether this is another handle to the same one, and on the same connection.
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     /// The connection below, for what it knows of the path.
     pub fn connection(&self) -> &Connection {
         &self.0.connection
@@ -155,23 +169,28 @@ impl Session {
     }
 
     /// Opens a stream. Header and `payload` leave together; nothing waits for the far dial, whose outcome comes as
-    /// the [`Receiver`]'s first word. Waits while the peer's limit of streams is used up. Cancel-safe until then.
-    /// [STR-1] [STR-2]
+    /// the [`Receiver`]'s first word. Waits while the peer's limit of streams is used up. Cancel-safe until then. What is
+    /// lost on its way is opened again on the next connection. [STR-1] [STR-2] [RSM-7]
     pub async fn open(
         &self,
         mut header: StreamHeader,
         payload: Bytes,
     ) -> Result<(Sender, Receiver), OpenError> {
         let (send, receive) = self.0.connection.open().await?;
-        let account = loop {
+        let ledger = &self.0.ledger;
+        let kind = Kind { lasts: ledger.lasts(header.class), opened_here: true };
+        let strand = loop {
             header.token = self.0.next_token.fetch_add(1, Ordering::Relaxed);
-            if let Some(account) = self.0.ledger.enter(header.token) {
-                break account;
+            match ledger.enter(header.token, kind, self.0.generation) {
+                Ok(strand) => break strand,
+                Err(NotEntered::Taken) => {}
+                Err(NotEntered::Outdated) => return Err(OpenError::outdated()),
             }
         };
-        let mut sender = Sender::new(send, &self.0.ledger, header.token, account);
+        strand.opens_with(&header);
+        let mut sender = Sender::new(send, ledger, Arc::clone(&strand));
         sender.send_header(&header, payload).await?;
-        Ok((sender, Receiver::expecting_answer(receive, &self.0.ledger, header.token)))
+        Ok((sender, Receiver::expecting_answer(receive, ledger, strand)))
     }
 
     /// The peer's next stream, its header still unread; one too many is reset. Cancel-safe. [STR-10]
@@ -201,13 +220,46 @@ impl Session {
         self.0.connection.allow_streams(self.0.credit.first());
     }
 
+    /// From here on streams that are opened outlive their connection by `window`, for which the session waits for another
+    /// one. Zero changes nothing. [RSM-1]
+    pub fn outlive(&self, window: Duration) {
+        self.0.ledger.continuity.set_window(window);
+    }
+
+    /// Whether streams outlive their connection.
+    pub fn outlives(&self) -> bool {
+        !self.0.ledger.continuity.window().is_zero()
+    }
+
+    /// Whether the connection was lost and another one may carry the session on.
+    pub fn is_lost(&self) -> bool {
+        self.0.ledger.continuity.is_lost()
+    }
+
+    /// Gives the connection up, and not the session, which another one may carry on. [RSM-2]
+    pub fn interrupt(&self, reason: &str) {
+        self.0.ledger.interrupted(self.0.generation);
+        self.0.connection.close(Code::Moved.number(), reason);
+    }
+
+    /// Waits until another connection carries the session, which is false, or it is over. Cancel-safe.
+    pub async fn ends_here(&self) -> bool {
+        self.0.ledger.moved_on(self.0.generation).await;
+        self.0.ledger.is_over()
+    }
+
     /// Ends the session. Streams that are open are lost.
     pub fn close(&self, code: Code, reason: &str) {
         self.0.connection.close(code.number(), reason);
-        self.0.ledger.close();
+        self.0.ledger.close(self.0.generation);
     }
 
-    /// Waits for the end of the session and tells why, in words. Cancel-safe.
+    /// Waits until the session is over, whatever connections carry it until then. Cancel-safe.
+    pub async fn over(&self) {
+        self.0.ledger.over().await;
+    }
+
+    /// Waits for the end of the session's connection and tells why, in words. Cancel-safe.
     pub async fn closed(&self) -> Ended {
         Ended::from(&self.0.connection.closed().await)
     }

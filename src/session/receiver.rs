@@ -10,8 +10,9 @@ use tokio::sync::oneshot;
 use super::Ended;
 use super::incoming::HEADER_LIMIT;
 use super::intake::Intake;
-use super::ledger::{Ledger, Mark};
+use super::ledger::Ledger;
 use super::sender::number;
+use super::strand::{Receiving, Strand};
 use super::window::may_take;
 use crate::transport::{ReadError, RecvStream};
 use crate::wire::{Code, Framed, StreamAnswer, decode, split_frame};
@@ -43,7 +44,7 @@ pub enum ReceiveError {
 pub struct Receiver {
     intake: Intake,
     ledger: Arc<Ledger>,
-    mark: Arc<Mark>,
+    strand: Arc<Strand>,
     head: Head,
     /// Who wants to hear that the peer serves the stream.
     served: Option<oneshot::Sender<()>>,
@@ -65,23 +66,26 @@ enum Head {
 }
 
 impl Receiver {
-    pub(super) fn expecting_answer(stream: RecvStream, ledger: &Arc<Ledger>, token: u64) -> Self {
-        Self::new(Intake::new(stream, 0), ledger, token, Head::Answer(BytesMut::new()))
+    pub(super) fn expecting_answer(
+        stream: RecvStream,
+        ledger: &Arc<Ledger>,
+        strand: Arc<Strand>,
+    ) -> Self {
+        Self::new(Intake::new(stream, 0), ledger, strand, Head::Answer(BytesMut::new()))
     }
 
     pub(super) fn with_payload(
         intake: Intake,
         ledger: &Arc<Ledger>,
-        token: u64,
+        strand: Arc<Strand>,
         payload: Bytes,
     ) -> Self {
-        Self::new(intake, ledger, token, Head::Payload(payload))
+        Self::new(intake, ledger, strand, Head::Payload(payload))
     }
 
-    fn new(intake: Intake, ledger: &Arc<Ledger>, token: u64, head: Head) -> Self {
-        let mark = ledger.mark(token);
+    fn new(intake: Intake, ledger: &Arc<Ledger>, strand: Arc<Strand>, head: Head) -> Self {
         let ledger = Arc::clone(ledger);
-        Self { intake, mark, ledger, head, served: None, held: 0, behind: 0, delivered: 0 }
+        Self { intake, strand, ledger, head, served: None, held: 0, behind: 0, delivered: 0 }
     }
 
     /// Resolves when the peer has said that it serves the stream, and fails when it never will. Asked for before anything
@@ -99,16 +103,16 @@ impl Receiver {
         cx: &mut Context<'_>,
         queue: &mut VecDeque<Bytes>,
     ) -> Poll<Result<Option<usize>, ReceiveError>> {
-        if let Head::Payload(first) = &mut self.head {
-            let first = std::mem::take(first);
-            self.head = Head::Passed;
-            if !first.is_empty() {
-                let length = first.len();
-                queue.push_back(first);
-                return Poll::Ready(Ok(Some(self.hold(length))));
-            }
-        }
         loop {
+            if let Head::Payload(first) = &mut self.head {
+                let first = std::mem::take(first);
+                self.head = Head::Passed;
+                if !first.is_empty() && self.strand.advance(first.len()) {
+                    let length = first.len();
+                    queue.push_back(first);
+                    return Poll::Ready(Ok(Some(self.hold(length))));
+                }
+            }
             if self.behind > 0 && !self.has_room() {
                 return Poll::Ready(Err(ReceiveError::Protocol(BEHIND_MOST.to_owned())));
             }
@@ -116,16 +120,25 @@ impl Receiver {
             let mut chunks = [const { Bytes::new() }; CHUNKS];
             let read = self.intake.poll_read(cx, &mut chunks);
             self.count_behind();
-            let read = ready!(read)?;
-            let Some(count) = read else {
-                return Poll::Ready(match self.head {
-                    Head::Answer(_) => {
-                        Err(ReceiveError::Protocol("the stream ended before its answer".to_owned()))
-                    }
-                    _ => Ok(None),
-                });
+            let count = match ready!(read) {
+                Ok(Some(count)) => count,
+                Ok(None) if matches!(self.head, Head::Answer(_)) => {
+                    let early = "the stream ended before its answer".to_owned();
+                    return Poll::Ready(Err(ReceiveError::Protocol(early)));
+                }
+                Ok(None) if self.strand.end() => return Poll::Ready(Ok(None)),
+                // The connection has been given up, and this end with it.
+                Ok(None) => {
+                    ready!(self.poll_carried_on(cx))?;
+                    continue;
+                }
+                Err(ReadError::ConnectionLost(_)) if self.ledger.may_carry_on(&self.strand) => {
+                    ready!(self.poll_carried_on(cx))?;
+                    continue;
+                }
+                Err(error) => return Poll::Ready(Err(error.into())),
             };
-            let mut length = 0;
+            let (before, mut length) = (queue.len(), 0);
             for chunk in chunks.into_iter().take(count) {
                 let payload = self.after_answer(chunk)?;
                 if !payload.is_empty() {
@@ -133,10 +146,35 @@ impl Receiver {
                     queue.push_back(payload);
                 }
             }
-            if length > 0 {
+            if length == 0 {
+                continue;
+            }
+            if self.strand.advance(length) {
                 return Poll::Ready(Ok(Some(self.hold(length))));
             }
+            // They come once more.
+            queue.truncate(before);
+            ready!(self.poll_carried_on(cx))?;
         }
+    }
+
+    /// Waits for the stream to go on with another connection. [RSM-6]
+    fn poll_carried_on(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ReceiveError>> {
+        let half = self.strand.poll_receiving(cx);
+        if half.is_pending() && !self.ledger.may_carry_on(&self.strand) {
+            return Poll::Ready(Err(ReceiveError::Lost(self.ledger.end_reason())));
+        }
+        let Receiving { intake, payload } = ready!(half).map_err(ReceiveError::Reset)?;
+        self.intake = intake;
+        self.count_behind();
+        match payload {
+            Some(payload) => {
+                self.head = Head::Payload(payload);
+                self.is_served();
+            }
+            None => self.head = Head::Answer(BytesMut::new()),
+        }
+        Poll::Ready(Ok(()))
     }
 
     /// Whether to take more out of QUIC now. When not, then what has been taken waits for the socket, and after the
@@ -177,11 +215,16 @@ impl Receiver {
         }
         let rest = std::mem::take(buffer).freeze();
         self.head = Head::Passed;
+        self.is_served();
+        Ok(rest)
+    }
+
+    fn is_served(&mut self) {
+        self.strand.is_open();
         if let Some(served) = self.served.take() {
             // Nobody need care.
             let _ = served.send(());
         }
-        Ok(rest)
     }
 
     /// The socket took the payload up to `offset`, counted from the stream's start; `caught_up` when nothing that has
@@ -191,13 +234,21 @@ impl Receiver {
         self.delivered = offset;
         self.held -= taken;
         self.ledger.release(taken);
-        self.ledger.delivered(&self.mark, offset, caught_up);
+        self.ledger.delivered(&self.strand, offset, caught_up);
+    }
+
+    /// The socket has been told that no more bytes follow, the last of which it took before. [RSM-11]
+    pub fn finished(&mut self) {
+        if self.strand.kind.lasts {
+            self.delivered(self.delivered + 1, true);
+        }
     }
 
     /// Wants no more bytes. [STR-6]
     pub fn stop(&mut self, code: Code) {
         // An error means that the direction has ended already.
         let _ = self.intake.stream().stop(number(code));
+        self.strand.break_off(code);
     }
 }
 

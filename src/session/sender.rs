@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 
 use super::Ended;
-use super::ledger::{Ledger, Outgoing};
+use super::ledger::Ledger;
+use super::strand::Strand;
 use super::urgency::Pulse;
 use super::window::Growth;
 use crate::transport::{SendStream, StoppedError, VarInt, WriteError};
@@ -33,8 +34,7 @@ pub enum SendError {
 pub struct Sender {
     stream: SendStream,
     ledger: Arc<Ledger>,
-    account: Arc<Outgoing>,
-    token: u64,
+    strand: Arc<Strand>,
     sent: u64,
     growth: Growth,
     pulse: Pulse,
@@ -46,13 +46,21 @@ pub struct Sender {
 
 /// What one direction has sent and the far socket has not taken.
 #[derive(Clone, Debug)]
-pub struct InFlight(Arc<Outgoing>);
+pub struct InFlight {
+    strand: Arc<Strand>,
+    ledger: Arc<Ledger>,
+}
 
 impl InFlight {
     /// Bytes under way, or in the far end's queue.
     pub fn bytes(&self) -> u64 {
-        let delivered = self.0.delivered.load(Ordering::Relaxed);
-        self.0.sent.load(Ordering::Relaxed).saturating_sub(delivered)
+        let delivered = self.strand.delivered.load(Ordering::Relaxed);
+        self.strand.sent.load(Ordering::Relaxed).saturating_sub(delivered)
+    }
+
+    /// Whether there is no connection at the moment, and so nothing can move.
+    pub fn is_held_up(&self) -> bool {
+        self.ledger.continuity.is_lost()
     }
 }
 
@@ -60,6 +68,7 @@ impl InFlight {
 #[derive(Debug)]
 pub struct Stopped<F> {
     stream: F,
+    strand: Arc<Strand>,
     ledger: Arc<Ledger>,
 }
 
@@ -67,25 +76,30 @@ impl<F: Future<Output = Result<Option<VarInt>, StoppedError>>> Stopped<F> {
     /// Waits until the peer wants no more bytes, and tells why. Pends for ever on a direction that was finished and
     /// acknowledged.
     pub async fn error(self) -> SendError {
-        match self.stream.await {
-            Ok(Some(code)) => SendError::Stopped(Code::from_number(code.into_inner())),
-            Ok(None) => std::future::pending().await,
-            Err(_) => lost(&self.ledger),
+        let Self { stream, strand, ledger } = self;
+        let mut end = stream.await;
+        loop {
+            match end {
+                Ok(Some(code)) => return SendError::Stopped(Code::from_number(code.into_inner())),
+                Ok(None) => std::future::pending().await,
+                Err(_) if ledger.may_carry_on(&strand) => {
+                    match poll_fn(|cx| half(&ledger, &strand, strand.poll_stopping(cx))).await {
+                        Ok(stopping) => end = stopping.await,
+                        Err(error) => return error,
+                    }
+                }
+                Err(_) => return lost(&ledger),
+            }
         }
     }
 }
 
 impl Sender {
-    pub(super) fn new(
-        stream: SendStream,
-        ledger: &Arc<Ledger>,
-        token: u64,
-        account: Arc<Outgoing>,
-    ) -> Self {
+    pub(super) fn new(stream: SendStream, ledger: &Arc<Ledger>, strand: Arc<Strand>) -> Self {
         let growth = Growth::new(ledger.window_initial, ledger.window_max);
         let ledger = Arc::clone(ledger);
         let (sent, pulse) = (0, Pulse::new());
-        Self { stream, ledger, account, token, sent, growth, pulse, shared: false, ended: false }
+        Self { stream, ledger, strand, sent, growth, pulse, shared: false, ended: false }
     }
 
     /// Header and first payload in one piece, so that they share a packet. [STR-2]
@@ -97,22 +111,28 @@ impl Sender {
         let mut head =
             BytesMut::with_capacity(64 + if payload.len() <= SMALL { payload.len() } else { 0 });
         encode(header, &mut head);
-        self.leaves(payload.len() as u64, Instant::now());
-        if payload.len() <= SMALL {
+        self.leaves(&payload, Instant::now());
+        let written = if payload.len() <= SMALL {
             head.extend_from_slice(&payload);
-            return Ok(self.stream.write_chunk(head.freeze()).await?);
+            self.stream.write_chunk(head.freeze()).await
+        } else {
+            self.stream.write_all_chunks(&mut [head.freeze(), payload]).await
+        };
+        match written {
+            // The next connection carries what matters of it.
+            Err(WriteError::ConnectionLost(_)) if self.ledger.may_carry_on(&self.strand) => Ok(()),
+            written => Ok(written?),
         }
-        Ok(self.stream.write_all_chunks(&mut [head.freeze(), payload]).await?)
     }
 
     /// A view of what is under way, for who has lent the sender to somebody else.
     pub fn in_flight(&self) -> InFlight {
-        InFlight(Arc::clone(&self.account))
+        InFlight { strand: Arc::clone(&self.strand), ledger: Arc::clone(&self.ledger) }
     }
 
     /// How many bytes may be sent right now. Zero: wait for [`Sender::more_room`].
     pub fn room(&mut self) -> usize {
-        let delivered = self.account.delivered.load(Ordering::Relaxed);
+        let delivered = self.strand.delivered.load(Ordering::Relaxed);
         if self.growth.is_due(delivered) {
             self.growth.delivered(delivered, Instant::now(), self.ledger.rtt());
         }
@@ -126,22 +146,32 @@ impl Sender {
     /// Waits until the far socket has taken some bytes, or the session is gone. Cancel-safe.
     pub async fn more_room(&mut self) -> Result<(), SendError> {
         self.growth.held_back();
-        let changed = self.account.changed.notified();
+        let changed = self.strand.changed.notified();
         if self.shared {
             // What holds this stream back is the others' use of the budget, of which nobody reports here.
             let _ = tokio::time::timeout(LOOK_AGAIN, changed).await;
         } else {
             changed.await;
         }
-        if self.ledger.is_closed() { Err(self.lost()) } else { Ok(()) }
+        self.check()
     }
 
     /// Sends bytes; waits while QUIC's own windows are full. The caller keeps within [`Sender::room`]. Not
     /// cancel-safe.
     pub async fn send(&mut self, bytes: Bytes) -> Result<(), SendError> {
         let now = Instant::now();
-        self.leaves(bytes.len() as u64, now);
+        self.leaves(&bytes, now);
         self.growth.sent(self.sent, now);
+        match self.write(bytes).await {
+            // They are kept, and follow as all that the peer lacks.
+            Err(WriteError::ConnectionLost(_)) if self.ledger.may_carry_on(&self.strand) => {
+                Box::pin(self.carry_on()).await
+            }
+            written => Ok(written?),
+        }
+    }
+
+    async fn write(&mut self, bytes: Bytes) -> Result<(), WriteError> {
         let mut rest = [bytes];
         // Not `write_chunk`, whose future keeps its arguments several times over as long as the connection is open.
         poll_fn(|cx| {
@@ -153,20 +183,52 @@ impl Sender {
         .await
     }
 
+    /// Waits for the stream to go on with another connection, and sends what it lacks there. [RSM-6]
+    async fn carry_on(&mut self) -> Result<(), SendError> {
+        loop {
+            let (ledger, strand) = (&self.ledger, &self.strand);
+            let half = poll_fn(|cx| half(ledger, strand, strand.poll_sending(cx))).await;
+            let (stream, mut offset) = half?;
+            // An error means that the stream has ended, which the write tells.
+            let _ = stream.set_priority(self.pulse.urgency() as i32);
+            self.stream = stream;
+            let written = loop {
+                let Some(bytes) = self.strand.kept_after(offset) else { break Ok(()) };
+                offset += bytes.len() as u64;
+                if let Err(error) = self.write(bytes).await {
+                    break Err(error);
+                }
+            };
+            match written {
+                Err(WriteError::ConnectionLost(_)) => {}
+                written => return Ok(written?),
+            }
+        }
+    }
+
     /// Books bytes that are about to leave, and lets them wait for livelier streams when they are many. [STR-24]
-    fn leaves(&mut self, bytes: u64, now: Instant) {
-        let waiting = self.sent - self.account.delivered.load(Ordering::Relaxed);
+    fn leaves(&mut self, payload: &Bytes, now: Instant) {
+        let bytes = payload.len() as u64;
+        let waiting = self.sent - self.strand.delivered.load(Ordering::Relaxed);
         if let Some(urgency) = self.pulse.sends(bytes, waiting, now, &self.ledger.favours) {
             // An error means that the stream has ended, which the write tells.
             let _ = self.stream.set_priority(urgency as i32);
         }
-        self.ledger.sent(&self.account, bytes);
+        // In this order: whoever sends it again must not do so before it counts.
+        self.ledger.sent(&self.strand, bytes);
+        self.strand.keep(payload);
         self.sent += bytes;
     }
 
-    /// Says that no more bytes follow. [STR-5]
+    /// Says that no more bytes follow; once. [STR-5]
     pub fn finish(&mut self) {
         self.ended = true;
+        if self.strand.kind.lasts {
+            // Whether the far socket has heard of the end is reported, too. [RSM-11]
+            self.ledger.sent(&self.strand, 1);
+            self.strand.finish();
+            self.sent += 1;
+        }
         // An error means that the peer has stopped the stream, which its reader hears of.
         let _ = self.stream.finish();
     }
@@ -175,6 +237,7 @@ impl Sender {
     pub fn reset(&mut self, code: Code) {
         self.ended = true;
         let _ = self.stream.reset(number(code));
+        self.strand.break_off(code);
     }
 
     /// Waits until the far socket has taken every byte, or the peer wants no more.
@@ -183,20 +246,20 @@ impl Sender {
         let mut stopped = pin!(stopped);
         let mut acknowledged = false;
         loop {
-            let delivered = self.account.delivered.load(Ordering::Relaxed);
+            let delivered = self.strand.delivered.load(Ordering::Relaxed);
             if delivered >= self.sent {
                 return Ok(());
             }
-            if self.ledger.is_closed() {
-                return Err(self.lost());
-            }
+            self.check()?;
             tokio::select! {
-                () = self.account.changed.notified() => {}
+                () = self.strand.changed.notified() => {}
                 end = &mut stopped, if !acknowledged => match end {
                     Ok(Some(code)) => return Err(SendError::Stopped(Code::from_number(code.into_inner()))),
                     // Everything is acknowledged, which is not yet delivered.
                     Ok(None) => acknowledged = true,
-                    Err(_) => return Err(self.lost()),
+                    // What the peer lacks is sent again without this end's doing.
+                    Err(_) if self.ledger.may_carry_on(&self.strand) => acknowledged = true,
+                    Err(_) => return Err(lost(&self.ledger)),
                 },
             }
         }
@@ -206,11 +269,17 @@ impl Sender {
     pub fn stopped(
         &self,
     ) -> Stopped<impl Future<Output = Result<Option<VarInt>, StoppedError>> + 'static> {
-        Stopped { stream: self.stream.stopped(), ledger: Arc::clone(&self.ledger) }
+        let (strand, ledger) = (Arc::clone(&self.strand), Arc::clone(&self.ledger));
+        Stopped { stream: self.stream.stopped(), strand, ledger }
     }
 
-    fn lost(&self) -> SendError {
-        lost(&self.ledger)
+    /// Whether bytes may still arrive.
+    fn check(&self) -> Result<(), SendError> {
+        match self.strand.broken() {
+            Some(code) => Err(SendError::Stopped(code)),
+            None if self.ledger.is_over_for(&self.strand) => Err(lost(&self.ledger)),
+            None => Ok(()),
+        }
     }
 }
 
@@ -221,7 +290,19 @@ impl Drop for Sender {
             self.reset(Code::Internal);
         }
         self.pulse.ends(&self.ledger.favours);
-        self.ledger.leave(self.token);
+        self.ledger.leave(&self.strand);
+    }
+}
+
+/// A half of the stream on another connection, as long as there may be one.
+fn half<T>(
+    ledger: &Ledger,
+    strand: &Strand,
+    half: Poll<Result<T, Code>>,
+) -> Poll<Result<T, SendError>> {
+    match half {
+        Poll::Pending if !ledger.may_carry_on(strand) => Poll::Ready(Err(lost(ledger))),
+        half => half.map_err(SendError::Stopped),
     }
 }
 

@@ -32,6 +32,11 @@ impl Pulse {
         Self { recent: 0, at: None, urgency: Urgency::Lively, is_bulk: false }
     }
 
+    /// The urgency of late.
+    pub(super) fn urgency(&self) -> Urgency {
+        self.urgency
+    }
+
     /// `bytes` are about to leave while `waiting` of the bytes before are undelivered. The urgency from now on, when it
     /// is another one than before.
     pub(super) fn sends(

@@ -177,10 +177,13 @@ impl Connection {
         self.inner.set_receive_window(CONNECTION_WINDOW);
     }
 
-    /// Ends the connection with a code and a reason that the peer reads.
+    /// Ends the connection with a code and a reason that the peer reads. Does nothing when it has ended.
     pub fn close(&self, code: u64, reason: &str) {
-        let code = VarInt::from_u64(code).unwrap_or(VarInt::MAX);
-        self.inner.close(code, reason.as_bytes());
+        // quinn would forget why it has ended.
+        if self.inner.close_reason().is_none() {
+            let code = VarInt::from_u64(code).unwrap_or(VarInt::MAX);
+            self.inner.close(code, reason.as_bytes());
+        }
     }
 
     /// Waits for the end, whoever brings it. Cancel-safe.

@@ -92,6 +92,8 @@ pub struct ClientEndpoint {
     endpoint: Endpoint,
     settings: Settings,
     route: Route,
+    /// The unspecified address of the router's family.
+    any: IpAddr,
 }
 
 impl ClientEndpoint {
@@ -126,15 +128,12 @@ impl ClientEndpoint {
 
     /// Binds a free UDP port of the family of `remote`.
     pub fn bind(settings: Settings, remote: SocketAddr) -> Result<Self, EndpointError> {
-        let any: IpAddr = match remote {
-            SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-            SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-        };
+        let any = any_of(remote);
         let route = Route::to(remote, &settings);
         let payload = Packets::on(&route, settings.max_packet).most;
         let addr = SocketAddr::new(any, 0);
         let endpoint = endpoint(EndpointConfig::default(), None, addr, payload)?;
-        Ok(Self { endpoint, settings, route })
+        Ok(Self { endpoint, settings, route, any })
     }
 
     /// Dials a router whose key is `pin`. Nothing is sent to a router that shows another one. Bounded by
@@ -172,19 +171,35 @@ impl ClientEndpoint {
             .ok_or_else(|| failed("the router showed no key".to_owned()))
     }
 
+    /// Goes on from a fresh socket, and so from the address that the machine has now: the router hears from it at once, and
+    /// checks that it is this client's (RFC 9000, 9.3). When there is no socket to be had, the one before stays.
+    pub fn rebind(&self) -> Result<(), EndpointError> {
+        let addr = SocketAddr::new(self.any, 0);
+        let failed = |source| EndpointError::Socket { addr, source };
+        let payload = Packets::on(&self.route, self.settings.max_packet).most;
+        let socket = socket::bind(addr, payload, &TokioRuntime).map_err(failed)?;
+        self.endpoint.rebind_abstract(socket).map_err(failed)
+    }
+
     /// Lets the last packets out.
     pub async fn close(&self) {
         let _ = tokio::time::timeout(LAST_PACKETS, self.endpoint.wait_idle()).await;
     }
 }
 
+/// The unspecified address of the same family.
+pub(super) fn any_of(remote: SocketAddr) -> IpAddr {
+    match remote {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    }
+}
+
 /// QUIC does not hear of a closed port: an ICMP answer reaches connected sockets only. So one is asked beside it, with
 /// a datagram that no version of QUIC answers (below 1,200 bytes, RFC 9000, 14.1). Pends for ever when nothing says no.
 async fn refused_by_host(remote: SocketAddr) {
-    let any: IpAddr =
-        if remote.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let probe = async {
-        let socket = tokio::net::UdpSocket::bind(SocketAddr::new(any, 0)).await.ok()?;
+        let socket = tokio::net::UdpSocket::bind(SocketAddr::new(any_of(remote), 0)).await.ok()?;
         socket.connect(remote).await.ok()?;
         socket.send(&[0]).await.ok()?;
         match socket.recv(&mut [0; 1]).await {

@@ -13,6 +13,7 @@ mod settings;
 mod share;
 mod socket;
 mod tls;
+mod whereabouts;
 
 pub use congestion::Steering;
 pub use connection::{Activity, Connection, DATAGRAM_OVERHEAD, PathStats};
@@ -23,6 +24,7 @@ pub use negotiated::is_server_hello;
 pub use secrets::Secrets;
 pub use settings::{CipherSuite, Congestion, DATAGRAM_QUEUE, OptimizeFor, PostQuantum, Settings};
 pub use share::ShareCell;
+pub use whereabouts::{Change, Whereabouts};
 
 pub use quinn::{
     ConnectionError, ReadError, RecvStream, SendDatagramError, SendStream, StoppedError, VarInt,

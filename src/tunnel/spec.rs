@@ -89,6 +89,9 @@ pub struct Options {
     /// How the tunnel shares a path with the others.
     #[serde(default)]
     pub priority: Priority,
+    /// How long its TCP connections outlive the connection to the router that carries them; `None`: they do not.
+    #[serde(default)]
+    pub resume: Option<Duration>,
 }
 
 /// A tunnel as somebody asked for it.
@@ -150,6 +153,7 @@ impl Default for Options {
             proxy_protocol: ProxyProtocol::default(),
             trusted_proxies: Vec::new(),
             priority: Priority::default(),
+            resume: Some(Self::RESUME),
         }
     }
 }
@@ -157,6 +161,8 @@ impl Default for Options {
 impl Options {
     /// RFC 4787, 4.3: a UDP mapping lasts at least two minutes.
     pub const FLOW_IDLE: Duration = Duration::from_secs(120);
+    /// A phone that changes trains, a laptop that changes rooms, a router's host that restarts its network.
+    pub const RESUME: Duration = Duration::from_secs(120);
     /// As many as a source can be told apart by the 16 bits of a port, less what systems keep for themselves: a quarter.
     pub const MAX_FLOWS: usize = 16_384;
 }

@@ -92,6 +92,14 @@ codes! {
     TicketSpent = 0x21, Peer, "the ticket is used up or expired";
     /// Another process of the same client took the tunnel over.
     Replaced = 0x30, Nobody, "another process of this client took the tunnel over";
+    /// The stream that should go on is not known here, or no longer.
+    Gone = 0x31, Nobody, "the other end no longer has this connection";
+    /// The stream that should go on has been delivered to its last byte, both ways.
+    Complete = 0x32, Nobody, "everything has been delivered";
+    /// The stream that should go on never came here: to open it again is safe.
+    Unseen = 0x33, Nobody, "the other end has not heard of this connection";
+    /// The session goes on with another connection.
+    Moved = 0x34, Nobody, "the session goes on with another connection";
     /// The policy does not allow the target.
     Denied = 0x40, Peer, "denied by policy";
     /// The target's name does not resolve.

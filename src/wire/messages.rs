@@ -185,6 +185,9 @@ pub struct Declare {
     /// The share of its path that the session is to have for this tunnel's sake.
     #[prost(enumeration = "Priority", tag = "15")]
     pub priority: i32,
+    /// Milliseconds for which this end keeps the tunnel's streams when their connection is lost; 0: not at all.
+    #[prost(uint32, tag = "16")]
+    pub resume_ms: u32,
 }
 /// The answer to Declare.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -201,6 +204,9 @@ pub struct Declared {
     /// For people.
     #[prost(string, tag = "4")]
     pub message: ::prost::alloc::string::String,
+    /// Milliseconds for which both ends keep the tunnel's streams when their connection is lost; 0: not at all.
+    #[prost(uint32, tag = "5")]
+    pub resume_ms: u32,
 }
 /// The tunnel is gone; its open streams are not touched.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -293,7 +299,7 @@ pub struct StreamHeader {
     /// The tunnel's number.
     #[prost(uint32, tag = "3")]
     pub tunnel: u32,
-    /// Names the stream in Delivered, and later in resumption; random.
+    /// Names the stream in Delivered and in resumption; random.
     #[prost(fixed64, tag = "4")]
     pub token: u64,
     /// What the stream is for.
@@ -311,6 +317,9 @@ pub struct StreamHeader {
     /// The flow whose large packets the stream carries, for class FLOW.
     #[prost(uint64, tag = "9")]
     pub flow: u64,
+    /// Bytes of the stream's payload that have come to the opener, for class RESUME.
+    #[prost(uint64, tag = "10")]
+    pub received: u64,
 }
 /// First frame of the answering direction; the payload follows at once.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -321,6 +330,9 @@ pub struct StreamAnswer {
     /// For people.
     #[prost(string, tag = "2")]
     pub message: ::prost::alloc::string::String,
+    /// Bytes of the stream's payload that have come to the answerer, for class RESUME.
+    #[prost(uint64, tag = "3")]
+    pub received: u64,
 }
 /// Which end listens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
@@ -491,6 +503,8 @@ pub enum StreamClass {
     Incoming = 2,
     /// A flow's large packets.
     Flow = 3,
+    /// A stream of a connection that was lost goes on.
+    Resume = 4,
 }
 impl StreamClass {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -503,6 +517,7 @@ impl StreamClass {
             Self::Probe => "STREAM_CLASS_PROBE",
             Self::Incoming => "STREAM_CLASS_INCOMING",
             Self::Flow => "STREAM_CLASS_FLOW",
+            Self::Resume => "STREAM_CLASS_RESUME",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -512,6 +527,7 @@ impl StreamClass {
             "STREAM_CLASS_PROBE" => Some(Self::Probe),
             "STREAM_CLASS_INCOMING" => Some(Self::Incoming),
             "STREAM_CLASS_FLOW" => Some(Self::Flow),
+            "STREAM_CLASS_RESUME" => Some(Self::Resume),
             _ => None,
         }
     }

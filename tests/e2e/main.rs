@@ -35,6 +35,7 @@ mod private_files;
 mod proxy_headers;
 mod records;
 mod reverse;
+mod roaming;
 mod secrets;
 mod servers;
 mod signals;

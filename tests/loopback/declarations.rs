@@ -185,8 +185,10 @@ async fn streams_and_flows_for_a_tunnel_of_another_kind_are_refused() {
     // A number of the router's own; for the next one of the client's it would wait.
     let no_flow = StreamHeader { flow: 3, ..header(2, StreamClass::Flow) };
     assert_eq!(talk.is_refused(no_flow).await, Code::Protocol, "no such flow");
-    let unknown = StreamHeader { class: 4, ..header(1, StreamClass::Connect) };
+    let unknown = StreamHeader { class: 5, ..header(1, StreamClass::Connect) };
     assert_eq!(talk.is_refused(unknown).await, Code::Unsupported);
+    let code = talk.is_refused(header(1, StreamClass::Resume)).await;
+    assert_eq!(code, Code::Gone, "nothing was lost that could go on");
     for (flow, tunnel) in [(2, 1), (4, 3), (6, 4), (8, 5)] {
         talk.says(Message::FlowOpen(FlowOpen { flow, tunnel, ..FlowOpen::default() })).await;
         let Message::FlowClose(FlowClose { flow: closed, code, .. }) = talk.hears().await else {

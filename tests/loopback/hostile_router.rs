@@ -58,7 +58,7 @@ impl Door {
         let tasks = Tasks::new();
         let admission =
             Admission { name: "c".into(), owner: true, targets: Vec::new(), binds: Vec::new() };
-        let admitted = applicant.expect("an applicant").admit(admission, &tasks).await;
+        let admitted = applicant.expect("an applicant").admit(admission, None, &tasks).await;
         let (session, mut events) = admitted.expect("a session");
         let Some(Event::Declare(declare)) = events.recv().await else { panic!("no declaration") };
         let bind = "127.0.0.1:4".to_owned();

@@ -121,7 +121,10 @@ async fn half_of_all_packets_lost_in_the_midst_of_a_transfer() {
 /// Left to QUIC's own probes, an end that has been silent for twelve seconds may stay so for as long again. [SES-29]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_outage_is_over_as_soon_as_the_path_is_back() {
-    let distant = Distant::echo(Conditions::rtt(RTT).rate(100, 1 << 20)).await;
+    // Nor may another connection take its place.
+    let alone = |settings: &mut client::Settings| settings.tunnel.options.resume = None;
+    let path = Conditions::rtt(RTT).rate(100, 1 << 20);
+    let distant = Distant::with(Target::echo().await, path, alone).await;
     let mut stream = TcpStream::connect(distant.tunnel.local_addr()).await.expect("a connection");
     let echo = async |stream: &mut TcpStream| {
         stream.write_all(b"still there?").await.expect("bytes sent");

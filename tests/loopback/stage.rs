@@ -55,6 +55,7 @@ impl Stage {
             relay: relay::Settings::default(),
             dial: ends::DialSettings::default(),
             lease: Duration::from_secs(60),
+            resume: Duration::from_secs(120),
         };
         change(&mut settings);
         let transport = settings.transport.clone();

@@ -29,7 +29,11 @@ pub(crate) struct Admitted {
 impl Stranger {
     /// Connected with a key that the router knows, and silent so far.
     pub(crate) async fn at(stage: &Stage) -> Self {
-        let keypair = Arc::clone(&stage.owner);
+        Self::with(stage, Arc::clone(&stage.owner)).await
+    }
+
+    /// Connected with this key, and silent so far.
+    pub(crate) async fn with(stage: &Stage, keypair: Arc<Keypair>) -> Self {
         let addr = stage.router.local_addr();
         let endpoint = ClientEndpoint::bind(stage.transport.clone(), addr).expect("an endpoint");
         let connection =
@@ -39,9 +43,21 @@ impl Stranger {
 
     /// Connected and admitted.
     pub(crate) async fn admitted_at(stage: &Stage) -> Admitted {
-        let stranger = Self::at(stage).await;
+        Self::at(stage).await.admitted().await
+    }
+
+    /// Admitted.
+    pub(crate) async fn admitted(self) -> Admitted {
+        let hello = self.hello();
+        self.admitted_with(hello).await
+    }
+
+    /// Admitted with this Hello.
+    pub(crate) async fn admitted_with(self, hello: Hello) -> Admitted {
+        let stranger = self;
         let (mut control, mut answers) = stranger.connection.open().await.expect("a stream");
-        control.write_all(&stranger.introduction()).await.expect("an introduction");
+        let said = stranger.introduction_with(hello);
+        control.write_all(&said).await.expect("an introduction");
         let mut buffer = BytesMut::new();
         let answer = next(&mut answers, &mut buffer).await.expect("an answer");
         assert!(matches!(answer.message, Some(Message::Accepted(_))), "{answer:?}");
@@ -71,7 +87,10 @@ impl Stranger {
 
     /// Hello and Authenticate as an honest client sends them.
     pub(crate) fn introduction(&self) -> Vec<u8> {
-        let hello = self.hello();
+        self.introduction_with(self.hello())
+    }
+
+    fn introduction_with(&self, hello: Hello) -> Vec<u8> {
         let proof = self.authenticate(&hello);
         [frame(Message::Hello(hello)), frame(Message::Authenticate(proof))].concat()
     }

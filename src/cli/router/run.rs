@@ -128,6 +128,7 @@ fn settings(
             ..DialSettings::default()
         },
         lease: config.lease,
+        resume: config.resume,
     })
 }
 

@@ -1,9 +1,10 @@
 //! Real servers, each in a folder of its own on a free port.
 
 use std::fs;
+use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::{Child, ChildStdout, Stdio};
 use std::time::Duration;
 
 use super::{Run, within};
@@ -156,7 +157,39 @@ impl Dnsmasq {
     }
 }
 
+/// Somebody who has logged in and whose words come back.
+pub(crate) struct Login {
+    process: Child,
+    words: BufReader<ChildStdout>,
+}
+
+impl Login {
+    /// Sends a word, and wants it back.
+    pub(crate) fn echoes(&mut self, word: &str) {
+        let stdin = self.process.stdin.as_mut().expect("a pipe");
+        writeln!(stdin, "{word}").expect("a word sent");
+        let mut line = String::new();
+        self.words.read_line(&mut line).expect("a line");
+        assert_eq!(line.trim_end(), word);
+    }
+}
+
+impl Drop for Login {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
 impl Sshd {
+    /// Logs in through `port` of 127.0.0.1.
+    pub(crate) fn login(&self, port: u16) -> Login {
+        let ssh = self.client("ssh").args(["-p", &port.to_string(), "127.0.0.1", "cat"]);
+        let mut process = ssh.spawn_reading(Stdio::piped(), Stdio::piped(), Stdio::inherit());
+        let words = BufReader::new(process.stdout.take().expect("a pipe"));
+        Login { process, words }
+    }
+
     /// Lets whoever runs the test in, with the key of `scp`.
     pub(crate) fn start(world: &Path) -> Self {
         let folder = world.join("sshd");

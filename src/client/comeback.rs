@@ -1,0 +1,139 @@
+//! The way back to a session: attempts, the pauses between them, and what they remember.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::access::Declared;
+use super::connect::{Attempt, jitter};
+use super::{Settings, Shared, StartError};
+use crate::session::Session;
+use crate::task::Tasks;
+use crate::transport::Whereabouts;
+use crate::tunnel::{Bind, Span};
+
+/// Attempts at a session that carries on one before it, as long as that may be.
+pub(super) struct Comeback {
+    shared: Arc<Shared>,
+    tasks: Tasks,
+    past: Session,
+    /// Visitors know the port that it came to, where any would have done.
+    binds: Span<Bind>,
+    wait: Duration,
+    whereabouts: Whereabouts,
+}
+
+impl Comeback {
+    pub(super) fn of(shared: &Arc<Shared>, tasks: &Tasks, past: &Session) -> Self {
+        Self {
+            shared: Arc::clone(shared),
+            tasks: tasks.clone(),
+            past: past.clone(),
+            binds: shared.bind(),
+            wait: Duration::ZERO,
+            whereabouts: Whereabouts::towards(past.connection().remote_addr()),
+        }
+    }
+
+    /// Tries until a session is up. An error says that another process has the tunnel now.
+    pub(super) async fn succeeds(&mut self) -> Result<Declared, StartError> {
+        loop {
+            self.pause().await;
+            if let Some(outcome) = self.attempt().await {
+                return outcome;
+            }
+        }
+    }
+
+    /// Lets some time pass before the next attempt, unless the network changes, which may have been the reason for the
+    /// last one's failure. Cancel-safe.
+    async fn pause(&mut self) {
+        tokio::select! {
+            () = tokio::time::sleep(jitter(self.wait)) => {}
+            change = self.whereabouts.changed() => {
+                tracing::info!(%change, "the network changed");
+                self.wait = Duration::ZERO;
+            }
+        }
+    }
+
+    /// `None` when there is reason to try again. Refusals are not network trouble: they are asked about once a minute.
+    async fn attempt(&mut self) -> Option<Result<Declared, StartError>> {
+        let Settings { access, tunnel, instance, .. } = &self.shared.settings;
+        let attempt = Attempt { tasks: &self.tasks, tries: 1, past: Some(&self.past) };
+        match access.declare(tunnel, &self.binds, *instance, attempt).await {
+            Err(StartError::Unpublished { .. }) if self.binds != tunnel.bind => {
+                self.binds = tunnel.bind.clone();
+                None
+            }
+            Err(error) if !matches!(error, StartError::Replaced { .. }) => {
+                let (link, reason) = (&self.shared.link, error.to_string());
+                if link.last_error().as_deref() != Some(&reason) {
+                    tracing::warn!(reason, "the router cannot be had");
+                    link.note(Some(reason));
+                }
+                self.wait = if error.may_pass() {
+                    (self.wait * 2).clamp(FIRST_WAIT, LONGEST_WAIT)
+                } else {
+                    REFUSED_WAIT
+                };
+                None
+            }
+            outcome => Some(outcome),
+        }
+    }
+}
+
+/// Another connection for a session whose own is silent: the old one goes on until the new one stands. An attempt that has
+/// begun is brought to its end, because the router gives the old connection up as soon as it has admitted the new one.
+#[derive(Default)]
+pub(super) struct Renewal {
+    coming: Option<Coming>,
+    needless: CancellationToken,
+}
+
+/// `None` when it was not needed after all.
+type Coming = Pin<Box<dyn Future<Output = Option<Result<Declared, StartError>>> + Send>>;
+
+impl Renewal {
+    pub(super) fn begin(&mut self, mut comeback: Comeback) {
+        if self.coming.is_some() {
+            return;
+        }
+        let needless = CancellationToken::new();
+        self.needless = needless.clone();
+        self.coming = Some(Box::pin(async move {
+            loop {
+                needless.run_until_cancelled(comeback.pause()).await?;
+                if let Some(outcome) = comeback.attempt().await {
+                    return Some(outcome);
+                }
+            }
+        }));
+    }
+
+    /// The router is heard again: the attempt that is under way, if any, is the last one.
+    pub(super) fn is_needless(&self) {
+        self.needless.cancel();
+    }
+
+    pub(super) fn is_under_way(&self) -> bool {
+        self.coming.is_some()
+    }
+
+    /// Waits for the other connection: `None` when it was not needed. Pends for ever when none was begun. Cancel-safe.
+    pub(super) async fn done(&mut self) -> Option<Result<Declared, StartError>> {
+        let Some(coming) = &mut self.coming else { return std::future::pending().await };
+        let outcome = coming.await;
+        self.coming = None;
+        outcome
+    }
+}
+
+const FIRST_WAIT: Duration = Duration::from_millis(250);
+/// Of a thousand tunnels whose router was away all are back within seven seconds, fewer than 200 in each.
+const LONGEST_WAIT: Duration = Duration::from_secs(6);
+/// Who was refused asks again rarely: the router's log is not ours to fill.
+const REFUSED_WAIT: Duration = Duration::from_secs(60);

@@ -1,0 +1,52 @@
+//! Notices that a router is not heard of any more, long before QUIC gives the connection up.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::session::Session;
+use crate::transport::Activity;
+
+/// Looks at a session once a second.
+#[derive(Debug)]
+pub(super) struct Silence {
+    session: Session,
+    seen: Activity,
+    /// When the first packet left that nothing has answered since.
+    since: Option<Instant>,
+    is_silent: bool,
+}
+
+impl Silence {
+    pub(super) fn of(session: &Session) -> Self {
+        let (session, seen) = (session.clone(), session.connection().activity());
+        Self { session, seen, since: None, is_silent: false }
+    }
+
+    /// Waits until the router falls silent, which is true, or is heard again. Cancel-safe.
+    pub(super) async fn turns(&mut self) -> bool {
+        loop {
+            tokio::time::sleep(LOOK_EVERY).await;
+            let now = self.session.connection().activity();
+            if self.looks(now, Instant::now()) {
+                return self.is_silent;
+            }
+        }
+    }
+
+    /// Whether it is another one than before.
+    fn looks(&mut self, seen: Activity, now: Instant) -> bool {
+        let before = self.is_silent;
+        if seen.heard != self.seen.heard {
+            (self.seen, self.since, self.is_silent) = (seen, None, false);
+        } else if seen.sent != self.seen.sent {
+            let since = *self.since.get_or_insert(now);
+            self.is_silent = now.duration_since(since) >= PATIENCE;
+        }
+        before != self.is_silent
+    }
+}
+
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// A path that is back within this time needs no other connection: QUIC and its pulse are quicker.
+const PATIENCE: Duration = Duration::from_secs(6);
