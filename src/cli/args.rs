@@ -4,7 +4,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use super::{
     completions, config, connect, demo, down, init, kill, list, logs, man, router, start, status,
-    up,
+    up, wait,
 };
 
 /// The command line.
@@ -65,6 +65,8 @@ pub(super) enum Verb {
     Kill(kill::Args),
     /// Check router and tunnels through the data path; exits 1 when something is down
     Status(status::Args),
+    /// Return when tunnels are ready
+    Wait(wait::Args),
     /// Show the log of a tunnel, living or dead
     Logs(logs::Args),
     /// Check, show or write configuration files

@@ -29,6 +29,7 @@ mod status;
 mod tunnel;
 mod up;
 mod version;
+mod wait;
 
 use std::process::ExitCode;
 
@@ -69,6 +70,7 @@ fn run(verb: &Verb, context: &Context) -> Result<u8, Failure> {
         Verb::List(args) => list::run(args, context),
         Verb::Kill(args) => kill::run(args, context),
         Verb::Status(args) => status::run(args, context),
+        Verb::Wait(args) => wait::run(args, context),
         Verb::Logs(args) => logs::run(args, context),
         Verb::Config(args) => config::run(args, context),
         Verb::Connect(args) => connect::run(args, context),

@@ -26,19 +26,20 @@ pub(super) struct Args {
 }
 
 /// One thing that can be up or down.
-struct Health {
-    id: String,
-    is_up: bool,
+pub(super) struct Health {
+    pub(super) id: String,
+    pub(super) is_up: bool,
     state: String,
     rtt: Option<f64>,
-    detail: String,
+    /// What it does, or why it is not up.
+    pub(super) detail: String,
     document: Report,
 }
 
 pub(super) fn run(args: &Args, context: &Context) -> Result<u8, Failure> {
     let mut found = find(context)?;
     if let Some(name) = &args.name {
-        let is_meant = |record: &Record| is_called(record, name);
+        let is_meant = |record: &Record| record.is_called(name);
         found.tunnels.retain(is_meant);
         found.routers.retain(is_meant);
         found.ended.retain(is_meant);
@@ -46,8 +47,7 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<u8, Failure> {
     let crashed = crashed(&found);
     let mut records = found.routers;
     records.extend(found.tunnels);
-    let mut all: Vec<Health> =
-        context.block_on(async { Ok(ask(records).await) })?.into_iter().map(health).collect();
+    let mut all = context.block_on(async { Ok(health_of(records).await) })?;
     all.extend(crashed.iter().map(dead));
     if let (Some(name), true) = (&args.name, all.is_empty()) {
         let message = format!("nothing that runs is called {name}");
@@ -105,6 +105,11 @@ impl Report {
 }
 
 type Answer = (Record, Result<Value, CallError>);
+
+/// How living processes are, by a probe through each.
+pub(super) async fn health_of(records: Vec<Record>) -> Vec<Health> {
+    ask(records).await.into_iter().map(health).collect()
+}
 
 /// Asks each twice at once: a path that is silent must not make its tunnel look as if it hung.
 async fn ask(records: Vec<Record>) -> Vec<Answer> {
@@ -285,11 +290,6 @@ fn show(all: &[Health], context: &Context) -> Result<(), Failure> {
     let Some(paths) = paths.table() else { return Ok(()) };
     context.line("")?;
     context.line(&paths.render(context))
-}
-
-fn is_called(record: &Record, name: &str) -> bool {
-    record.name.as_str().eq_ignore_ascii_case(name)
-        || record.tunnel_id.as_str().eq_ignore_ascii_case(name)
 }
 
 #[cfg(test)]

@@ -118,6 +118,12 @@ pub(super) enum ReadRecordError {
 }
 
 impl Record {
+    /// Whether this is its name or its id, in any case.
+    pub fn is_called(&self, name: &str) -> bool {
+        self.name.as_str().eq_ignore_ascii_case(name)
+            || self.tunnel_id.as_str().eq_ignore_ascii_case(name)
+    }
+
     /// The schema that this version writes and reads.
     pub const SCHEMA: &'static str = "conduit.record/1";
     /// What `last_error` says of a process that vanished.

@@ -52,3 +52,4 @@ mod udp_proxy;
 mod udp_sizes;
 mod udp_wireguard;
 mod unwelcome;
+mod waiting;

@@ -1,0 +1,119 @@
+//! `conduit wait`: returns when tunnels are ready, as `status` understands it, or when they have ended.
+
+use std::time::{Duration, Instant};
+
+use super::context::{Context, signals, unless_interrupted};
+use super::running::find;
+use super::status::{Health, health_of};
+use crate::fleet::{Failure, Kind, exit};
+use crate::registry::{Record, Registry};
+use crate::tunnel::TunnelState;
+
+/// Options of `wait`.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = EXAMPLES)]
+pub(super) struct Args {
+    /// The tunnels or the router, by name or id; all that run here when none is named
+    #[arg(value_name = "NAME")]
+    names: Vec<String>,
+    /// Until a probe goes through and the last user was served, which is the default
+    #[arg(long, conflicts_with = "ended")]
+    ready: bool,
+    /// Until they run no longer
+    #[arg(long)]
+    ended: bool,
+    /// How long to wait, at most
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = humantime::parse_duration)]
+    timeout: Duration,
+}
+
+pub(super) fn run(args: &Args, context: &Context) -> Result<u8, Failure> {
+    context.block_on(async {
+        let mut signals = signals()?;
+        unless_interrupted(&mut signals, wait(args, context)).await
+    })
+}
+
+async fn wait(args: &Args, context: &Context) -> Result<u8, Failure> {
+    let start = Instant::now();
+    loop {
+        let missing = match look(args, context).await? {
+            Outlook::Done => return Ok(0),
+            Outlook::NotYet(missing) => missing,
+        };
+        if start.elapsed() >= args.timeout {
+            let waited = humantime::format_duration(args.timeout);
+            let what = if args.ended { "ended" } else { "ready" };
+            let message = format!("not {what} within {waited}: {}", missing.join("; "));
+            return Err(Failure::new(Kind::Network, "not_ready", message)
+                .with_exit(exit::UNAVAILABLE)
+                .with_hint("`conduit status` shows more"));
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+}
+
+enum Outlook {
+    Done,
+    /// What is missing, in words.
+    NotYet(Vec<String>),
+}
+
+async fn look(args: &Args, context: &Context) -> Result<Outlook, Failure> {
+    let mut found = find(context)?;
+    found.tunnels.append(&mut found.routers);
+    let is_meant = |record: &Record| {
+        args.names.is_empty() || args.names.iter().any(|name| record.is_called(name))
+    };
+    found.tunnels.retain(is_meant);
+    let mut missing = Vec::new();
+    if args.ended {
+        missing.extend(found.tunnels.iter().map(|record| format!("{} runs", record.tunnel_id)));
+        return Ok(Outlook::of(missing));
+    }
+    for name in &args.names {
+        if found.tunnels.iter().any(|record| record.is_called(name)) {
+            continue;
+        }
+        if let Some(failed) = failed(context.existing_registry()?.as_ref(), name) {
+            return Err(failed);
+        }
+        missing.push(format!("nothing here is called {name}"));
+    }
+    if args.names.is_empty() && found.tunnels.is_empty() {
+        missing.push("no router and no tunnel runs here".to_owned());
+    }
+    let unready = health_of(found.tunnels).await.into_iter().filter(|health| !health.is_up);
+    missing.extend(unready.map(|Health { id, detail, .. }| format!("{id}: {detail}")));
+    Ok(Outlook::of(missing))
+}
+
+impl Outlook {
+    fn of(missing: Vec<String>) -> Self {
+        if missing.is_empty() { Self::Done } else { Self::NotYet(missing) }
+    }
+}
+
+/// What has failed will not become ready by waiting.
+fn failed(registry: Option<&Registry>, name: &str) -> Option<Failure> {
+    let record = match registry?.find(name)? {
+        crate::registry::Entry::Ended(record) if record.status == TunnelState::Failed => record,
+        _ => return None,
+    };
+    let why = record.last_error.as_deref().unwrap_or("it does not say why");
+    let message = format!("{} has failed: {why}", record.tunnel_id);
+    let failure = Failure::new(Kind::Tunnel, "not_running", message);
+    Some(failure.with_hint(format!("`conduit logs {name}` shows its log")))
+}
+
+/// A look asks every process, and each its router.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
+
+const EXAMPLES: &str = "\
+Examples:
+  conduit up -f conduit.toml && conduit wait --timeout 1m
+      every tunnel of the file passes a probe
+  conduit wait web && curl http://127.0.0.1:8080/
+      one tunnel
+
+Exit codes: 0 when all are ready, 69 when the time is over, 1 when one has failed.";
