@@ -3,8 +3,8 @@
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use super::{
-    completions, config, connect, demo, down, init, kill, list, logs, man, router, start, status,
-    up, wait,
+    completions, config, connect, demo, doctor, down, init, kill, list, logs, man, router, start,
+    status, up, wait,
 };
 
 /// The command line.
@@ -67,6 +67,8 @@ pub(super) enum Verb {
     Status(status::Args),
     /// Return when tunnels are ready
     Wait(wait::Args),
+    /// Look for what is wrong: this machine, the way to the router, the sources behind it
+    Doctor(doctor::Args),
     /// Show the log of a tunnel, living or dead
     Logs(logs::Args),
     /// Check, show or write configuration files

@@ -9,6 +9,7 @@ mod config;
 mod connect;
 mod context;
 mod demo;
+mod doctor;
 mod down;
 mod enrol;
 mod init;
@@ -74,6 +75,7 @@ fn run(verb: &Verb, context: &Context) -> Result<u8, Failure> {
         Verb::Logs(args) => logs::run(args, context),
         Verb::Config(args) => config::run(args, context),
         Verb::Connect(args) => connect::run(args, context),
+        Verb::Doctor(args) => doctor::run(args, context),
         Verb::Demo(args) => demo::run(args, context),
         Verb::Version => version::run(context),
         Verb::Completions(args) => completions::run(args, context),

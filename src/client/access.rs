@@ -115,7 +115,7 @@ impl Access {
         }
     }
 
-    fn introduction(&self, instance: Uuid, group: Option<String>) -> Introduction {
+    pub(super) fn introduction(&self, instance: Uuid, group: Option<String>) -> Introduction {
         let (name, token) = (self.client_name.clone(), self.token.clone());
         Introduction { instance, name, group, token, ticket: None }
     }

@@ -9,6 +9,7 @@ mod comeback;
 mod connect;
 mod declare;
 mod error;
+mod examine;
 mod forward;
 mod link;
 mod once;
@@ -29,6 +30,7 @@ use uuid::Uuid;
 pub use access::{Access, Enrolled, enrol};
 pub use connect::RouterAddress;
 pub use error::{Failure, StartError, TAKEN_OVER};
+pub use examine::{Examination, Unreached, examine, reaches};
 pub use once::{Once, once};
 pub(crate) use status::{packets, path_status, refusals, version};
 

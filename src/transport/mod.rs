@@ -24,6 +24,7 @@ pub use negotiated::is_server_hello;
 pub use secrets::Secrets;
 pub use settings::{CipherSuite, Congestion, DATAGRAM_QUEUE, OptimizeFor, PostQuantum, Settings};
 pub use share::ShareCell;
+pub use socket::advice_on_buffers;
 pub use whereabouts::{Change, Whereabouts};
 
 pub use quinn::{

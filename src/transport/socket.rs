@@ -31,6 +31,12 @@ pub(super) fn bind(
     Ok(Arc::new(Trains { inner, receive_segments: LARGEST_TRAIN.div_ceil(payload.into()) }))
 }
 
+/// What to do about UDP buffers of this machine that stay small; `None` when they are as large as they should be.
+pub fn advice_on_buffers() -> io::Result<Option<String>> {
+    let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
+    Ok(Buffers::enlarged(&socket, WANTED).advice())
+}
+
 /// quinn limits a train to ten packets and not to what one send can carry: with packets above 6,550 bytes the system
 /// would refuse it, and quinn takes that for sent.
 #[derive(Debug)]

@@ -21,6 +21,7 @@ mod configuration;
 mod connect;
 mod control_socket;
 mod crashes;
+mod doctor;
 mod ends;
 mod everyday;
 mod fleet;

@@ -1,0 +1,325 @@
+//! `conduit doctor`: what a tunnel of this machine would meet, from its own files to the sources behind the router.
+
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+use serde::Serialize;
+
+use super::context::{Context, signals, unless_interrupted};
+use super::output::{Table, milliseconds};
+use super::prepare::{Prepared, client_file, prepare};
+use super::reach::RouterArgs;
+use crate::client::{self, Examination, Once, StartError, Unreached};
+use crate::config::ClientConfig;
+use crate::ends::{self, DialSettings};
+use crate::files;
+use crate::fleet::{Failure, exit};
+use crate::identity::Keypair;
+use crate::policy::Decision;
+use crate::transport;
+use crate::tunnel::{Direction, Protocol, Target, TunnelSpec};
+
+/// Options of `doctor`.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = EXAMPLES)]
+pub(super) struct Args {
+    /// Also ask the router to connect here; may be given again
+    #[arg(long, value_name = "HOST:PORT")]
+    source: Vec<Target>,
+    #[command(flatten)]
+    router: RouterArgs,
+    /// Look at the settings and tunnels of this file [default: conduit.toml here, or in CONDUIT_HOME]
+    #[arg(short, long, value_name = "FILE")]
+    file: Option<PathBuf>,
+}
+
+/// `conduit.doctor/1`.
+#[derive(Debug, Serialize)]
+struct Report {
+    schema: &'static str,
+    healthy: bool,
+    checks: Vec<Check>,
+}
+
+#[derive(Debug, Serialize)]
+struct Check {
+    check: String,
+    result: Outcome,
+    detail: String,
+    /// What to do about it.
+    fix: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Outcome {
+    Ok,
+    /// It works, and could work better.
+    Warning,
+    Failed,
+}
+
+impl Outcome {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Warning => "warning",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+impl Report {
+    fn new() -> Self {
+        Self { schema: "conduit.doctor/1", healthy: true, checks: Vec::new() }
+    }
+
+    fn note(&mut self, check: &str, result: Outcome, detail: impl Into<String>, fix: Option<&str>) {
+        self.healthy &= result != Outcome::Failed;
+        let (check, fix) = (check.to_owned(), fix.map(ToOwned::to_owned));
+        self.checks.push(Check { check, result, detail: detail.into(), fix });
+    }
+
+    fn ok(&mut self, check: &str, detail: impl Into<String>) {
+        self.note(check, Outcome::Ok, detail, None);
+    }
+
+    fn failed(&mut self, check: &str, failure: &Failure) {
+        self.note(check, Outcome::Failed, &failure.message, failure.hint.as_deref());
+    }
+
+    fn show(&self, context: &Context) -> Result<u8, Failure> {
+        if context.json {
+            context.document(self)?;
+        } else {
+            let mut table = Table::new(["CHECK", "RESULT", "DETAIL"]);
+            let shown = self.checks.iter().filter(|it| !context.quiet || it.result != Outcome::Ok);
+            for Check { check, result, detail, .. } in shown {
+                table.row([check.clone(), result.word().to_owned(), detail.clone()]);
+            }
+            if !table.is_empty() {
+                context.line(&table.render(context))?;
+            }
+            for check in &self.checks {
+                if let Some(fix) = &check.fix {
+                    context.line(&format!("\n{}: {fix}", check.check))?;
+                }
+            }
+        }
+        Ok(if self.healthy { 0 } else { exit::FAILURE })
+    }
+}
+
+pub(super) fn run(args: &Args, context: &Context) -> Result<u8, Failure> {
+    let mut report = Report::new();
+    clock(&mut report, context);
+    limits(&mut report);
+    let examined = context.block_on(async {
+        let mut signals = signals()?;
+        unless_interrupted(&mut signals, async {
+            if let Err((check, failure)) = beyond(args, context, &mut report).await {
+                report.failed(check, &failure);
+            }
+            Ok(0)
+        })
+        .await
+    });
+    examined?;
+    report.show(context)
+}
+
+/// A clock that is far off makes tickets and tokens look expired.
+fn clock(report: &mut Report, context: &Context) {
+    let now = SystemTime::now();
+    let made = context
+        .home()
+        .ok()
+        .and_then(|home| std::fs::metadata(home.root()).and_then(|home| home.modified()).ok());
+    match made.and_then(|made| made.duration_since(now).ok()) {
+        Some(ahead) if ahead > Duration::from_secs(60) => {
+            let fix = "set the clock: `timedatectl set-ntp true`";
+            report.note("clock", Outcome::Failed, "it is behind files made earlier", Some(fix));
+        }
+        _ => report.ok("clock", crate::registry::rfc3339(now)),
+    }
+}
+
+/// What this machine gives a process.
+fn limits(report: &mut Report) {
+    #[cfg(unix)]
+    {
+        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
+        let detail = limit.map_or_else(|| "unlimited".to_owned(), |limit| limit.to_string());
+        match limit {
+            Some(limit) if limit < FILES => {
+                let fix = "raise the hard limit: LimitNOFILE in a unit, or `ulimit -Hn`; each connection takes one";
+                report.note("open files", Outcome::Warning, detail, Some(fix));
+            }
+            _ => report.ok("open files", detail),
+        }
+    }
+    match transport::advice_on_buffers() {
+        Ok(None) => report.ok("UDP buffers", "as large as they should be"),
+        Ok(Some(advice)) => {
+            let (detail, fix) = advice.split_once("; ").unwrap_or((&advice, ""));
+            report.note("UDP buffers", Outcome::Warning, detail, Some(fix));
+        }
+        Err(error) => report.note("UDP buffers", Outcome::Failed, error.to_string(), None),
+    }
+}
+
+/// Files, router, path and sources: what fails first ends it, because the rest depends on it.
+async fn beyond(
+    args: &Args,
+    context: &Context,
+    report: &mut Report,
+) -> Result<(), (&'static str, Failure)> {
+    let file = client_file(args.file.as_deref(), context).map_err(|error| ("settings", error))?;
+    let overrides = args.router.overrides();
+    let loaded = ClientConfig::load(file.as_deref(), &context.environment, &overrides)
+        .map_err(|error| ("settings", error.into()))?;
+    let read = file.map_or_else(|| "no file, defaults".to_owned(), |it| it.display().to_string());
+    report.ok("settings", read);
+    key(&loaded.config, context).map_err(|error| ("key", error))?;
+    report.ok("key", loaded.config.private_key_path.display().to_string());
+    let prepared = prepare(context, loaded, None).await.map_err(|error| ("router", error))?;
+    let access = prepared.once(&nowhere()).map_err(|error| ("router", error))?.access;
+    let examined = client::examine(&access, PROBES).await;
+    let examined = examined.map_err(|error| (step(&error), error.into()))?;
+    path(report, &examined);
+    sources(args, &prepared, report).await.map_err(|error| ("sources", error))
+}
+
+/// The key is there, and nobody else can read it.
+fn key(config: &ClientConfig, context: &Context) -> Result<(), Failure> {
+    let path = &config.private_key_path;
+    if config.private_key_named {
+        Keypair::load_mounted(path)?;
+        return Ok(());
+    }
+    files::check_private_dir(context.home()?.root())?;
+    Keypair::load(path)?;
+    Ok(())
+}
+
+/// How far a session came.
+fn step(error: &StartError) -> &'static str {
+    match error {
+        StartError::Resolve { .. } => "router's name",
+        StartError::WrongKey { .. } => "router's identity",
+        StartError::Refused { .. } | StartError::TicketRefused { .. } => "admission",
+        StartError::Unsupported { .. } => "versions",
+        _ => "router over UDP",
+    }
+}
+
+/// What the way to the router is like.
+fn path(report: &mut Report, found: &Examination) {
+    let admitted = milliseconds(found.admitted_in.as_secs_f64() * 1e3);
+    report.ok("router over UDP", format!("{} answers, admitted in {admitted}", found.addr));
+    report.ok("router's identity", "it shows the key that is pinned");
+    let own = env!("CARGO_PKG_VERSION");
+    let minor = |version: &str| version.rsplit_once('.').map(|(minor, _)| minor.to_owned());
+    let theirs = &found.terms.peer_version;
+    let versions = format!("{own} here, {theirs} there");
+    if minor(own) == minor(theirs) {
+        report.ok("versions", versions);
+    } else {
+        report.note("versions", Outcome::Warning, versions, Some("upgrade the older one"));
+    }
+    if let Some(tls) = &found.tls {
+        report.ok("encryption", format!("{}, {}", tls.cipher_suite, tls.key_exchange));
+    }
+    if let Some(why) = &found.failed {
+        let fix = "packets get lost behind the handshake: look at firewalls that drop larger or later UDP packets";
+        report.note("data path", Outcome::Failed, why, Some(fix));
+    }
+    if let (Some(median), Some(jitter)) = (found.median(), found.jitter()) {
+        let [median, jitter] = [median, jitter].map(|it| milliseconds(it.as_secs_f64() * 1e3));
+        let count = found.round_trips.len();
+        report.ok("round trip", format!("{median}, jitter {jitter} ({count} probes)"));
+    }
+    let loss = found.path.loss_percent();
+    let detail = format!("{loss:.1} % of {} packets sent", found.path.sent);
+    match loss < LOSSY {
+        true => report.ok("loss", detail),
+        false => report.note(
+            "loss",
+            Outcome::Warning,
+            detail,
+            Some("Conduit copes; other programs on this path do not"),
+        ),
+    }
+    let mtu = found.path.mtu;
+    match mtu > SMALLEST_MTU {
+        true => report.ok("packet size", format!("{mtu} bytes")),
+        false => {
+            let detail = format!("{mtu} bytes: nothing larger gets through");
+            let fix = "somewhere on the way the MTU is below 1,500; everything works, for more processor time";
+            report.note("packet size", Outcome::Warning, detail, Some(fix));
+        }
+    }
+}
+
+/// Whether the sources of forward TCP tunnels answer the router, and those of reverse ones this machine.
+async fn sources(args: &Args, prepared: &Prepared, report: &mut Report) -> Result<(), Failure> {
+    let of = |direction| {
+        let tunnels = prepared.config.tunnels.iter();
+        let meant =
+            move |spec: &&TunnelSpec| (spec.direction, spec.protocol) == (direction, Protocol::Tcp);
+        tunnels.filter(meant).flat_map(|spec| spec.source.each().take(PORTS_OF_A_ROW))
+    };
+    for target in of(Direction::Reverse) {
+        let check = format!("source {target}");
+        let settings = DialSettings::default();
+        match ends::dial(&target, |_| Decision::Allowed, &settings).await {
+            Ok(_) => report.ok(&check, "answers here"),
+            Err(error) => {
+                report.note(&check, Outcome::Failed, error.to_string(), Some("is it running?"));
+            }
+        }
+    }
+    let targets: Vec<Target> = args.source.iter().cloned().chain(of(Direction::Forward)).collect();
+    for target in targets {
+        let once: Once = prepared.once(&target)?;
+        let check = format!("source {target}");
+        match client::reaches(&once).await {
+            Ok(took) => {
+                let took = milliseconds(took.as_secs_f64() * 1e3);
+                report.ok(&check, format!("the router connects, {took} with the way there"));
+            }
+            Err(Unreached::Start(error)) => report.failed(&check, &error.into()),
+            Err(error) => {
+                let fix = "is it running, and may the router's host reach it?";
+                report.note(&check, Outcome::Failed, error.to_string(), Some(fix));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What an examination has no use for.
+fn nowhere() -> Target {
+    "127.0.0.1:1".parse().expect("a target")
+}
+
+/// Enough for a median and for the packet size to be found out.
+const PROBES: usize = 40;
+/// Per cent.
+const LOSSY: f64 = 1.0;
+/// What QUIC takes for granted.
+const SMALLEST_MTU: u16 = 1_200;
+/// Below this a busy tunnel runs out.
+#[cfg(unix)]
+const FILES: u64 = 4_096;
+/// Of a row of ports the first ones stand for all.
+const PORTS_OF_A_ROW: usize = 3;
+
+const EXAMPLES: &str = "\
+Examples:
+  conduit doctor
+      this machine, the way to the enrolled router, and the sources of conduit.toml
+  conduit doctor --source 10.2.0.2:8080 -o json
+      also one more source, as a document
+
+Exit codes: 0 when nothing failed (warnings do not count), 1 otherwise.";
