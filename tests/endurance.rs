@@ -9,8 +9,15 @@
 
 mod processes;
 
+use std::net::SocketAddr;
 use std::process::Command;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use conduit::client::{self, Access, RouterAddress, SocketSettings};
+use conduit::identity::Keypair;
+use conduit::tunnel::{Direction, HostPort, Options, Protocol, TunnelId, TunnelSpec, TunnelState};
+use conduit::{ends, relay};
 
 use processes::{Pair, echo_server, noise, resources, within};
 
@@ -60,6 +67,89 @@ mod chaos {
             pair.echo(b"back?").is_ok()
         });
     }
+
+    /// Clients come back spread: nobody waits long, and the router shakes few hands at a time.
+    #[test]
+    fn h71_a_thousand_tunnels_are_back_soon_after_their_router() {
+        let limits = [("CONDUIT_LIMITS_MAX_CLIENTS".to_owned(), "8192".to_owned())];
+        let mut pair = Pair::start_with(BINARY, echo_server(), &limits);
+        let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+        let crowd = runtime.block_on(crowd(&pair, CROWD));
+        let up = |tunnel: &client::Running| {
+            tunnel.session().is_some() && *tunnel.state().borrow() == TunnelState::Ready
+        };
+        let sessions: Vec<_> = crowd.iter().map(|tunnel| id(tunnel).expect("a session")).collect();
+        pair.replace_router();
+        let start = Instant::now();
+        let mut back = vec![None; crowd.len()];
+        within(Duration::from_secs(60), "everybody is back", || {
+            for ((tunnel, before), back) in crowd.iter().zip(&sessions).zip(&mut back) {
+                let is_back = up(tunnel) && id(tunnel).is_some_and(|now| now != *before);
+                if is_back && back.is_none() {
+                    *back = Some(start.elapsed());
+                }
+            }
+            back.iter().all(Option::is_some)
+        });
+        let mut times: Vec<Duration> = back.into_iter().flatten().collect();
+        times.sort();
+        let within_a_second = |from: &Duration| {
+            times.iter().filter(|at| *at >= from && **at < *from + Duration::from_secs(1)).count()
+        };
+        let busiest = times.iter().map(within_a_second).max().unwrap_or_default();
+        let (resident, _) = resources(pair.router_pid());
+        let at = |share: f64| times[(CROWD as f64 * share) as usize];
+        println!(
+            "H71 {CROWD} tunnels: p50 {:?} p95 {:?} last {:?}; busiest second {busiest}; router {resident} KiB",
+            at(0.5),
+            at(0.95),
+            times[CROWD - 1],
+        );
+        assert!(at(0.95) < Duration::from_secs(7), "{:?}", at(0.95));
+        assert!(times[CROWD - 1] < Duration::from_secs(10), "{:?}", times[CROWD - 1]);
+        drop(crowd);
+    }
+
+    fn id(tunnel: &client::Running) -> Option<[u8; 16]> {
+        Some(tunnel.session()?.terms().session_id)
+    }
+
+    /// Tunnels of this process to the pair's router, idle.
+    async fn crowd(pair: &Pair, count: usize) -> Vec<client::Running> {
+        let keypair = Arc::new(Keypair::generate().expect("a key"));
+        let identity = keypair.identity().to_string();
+        pair.run("R", &["router", "authorize", &identity, "--owner", "--name", "crowd"], "");
+        let way = RouterAddress {
+            addresses: vec![HostPort::from(pair.router_addr())],
+            identity: pair.router_identity().parse().expect("an identity"),
+        };
+        let mut crowd = Vec::with_capacity(count);
+        for number in 0..count {
+            let tunnel = TunnelSpec {
+                name: format!("t{number}").parse().expect("a name"),
+                direction: Direction::Forward,
+                protocol: Protocol::Tcp,
+                bind: SocketAddr::from(([127, 0, 0, 1], 0)).into(),
+                source: SocketAddr::from(([127, 0, 0, 1], 9)).into(),
+                options: Options::default(),
+            };
+            let settings = client::Settings {
+                id: TunnelId::new(&tunnel.name, number as u16),
+                tunnel,
+                instance: uuid::Uuid::new_v4(),
+                access: Access::new(Arc::clone(&keypair), way.clone(), "crowd"),
+                relay: relay::Settings::default(),
+                sockets: SocketSettings::default(),
+                dial: ends::DialSettings::default(),
+                max_connections: 16,
+                outage_wait: Duration::from_secs(10),
+            };
+            crowd.push(client::start(settings).await.expect("a tunnel"));
+        }
+        crowd
+    }
+
+    const CROWD: usize = 1_000;
 
     fn signal(name: &str, pid: u32) {
         let status =

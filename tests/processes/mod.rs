@@ -95,6 +95,18 @@ impl Pair {
         self.router.id()
     }
 
+    /// Where the router listens.
+    pub(crate) fn router_addr(&self) -> SocketAddr {
+        self.router_addr
+    }
+
+    /// The router's key.
+    pub(crate) fn router_identity(&self) -> String {
+        let output = self.run("R", &["status", "-o", "json"], "");
+        let status: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        status["router"]["identity"].as_str().expect("an identity").to_owned()
+    }
+
     /// `kill -9` and a new router with the same home.
     pub(crate) fn replace_router(&mut self) {
         self.router.kill().expect("a kill");
