@@ -11,7 +11,7 @@ pub(super) struct Kept {
     start: u64,
     /// Empty when nothing is kept.
     first: Bytes,
-    rest: VecDeque<Bytes>,
+    rest: Option<Box<VecDeque<Bytes>>>,
 }
 
 impl Kept {
@@ -23,7 +23,7 @@ impl Kept {
         if self.first.is_empty() {
             self.first = bytes;
         } else {
-            self.rest.push_back(bytes);
+            self.rest.get_or_insert_default().push_back(bytes);
         }
     }
 
@@ -31,17 +31,19 @@ impl Kept {
     pub(super) fn delivered(&mut self, delivered: u64) {
         while !self.first.is_empty() && self.start + self.first.len() as u64 <= delivered {
             self.start += self.first.len() as u64;
-            self.first = self.rest.pop_front().unwrap_or_default();
+            self.first = self.rest.as_mut().and_then(|rest| rest.pop_front()).unwrap_or_default();
         }
-        if self.rest.is_empty() && self.rest.capacity() > 0 {
-            self.rest = VecDeque::new();
+        if self.rest.as_ref().is_some_and(|rest| rest.is_empty()) {
+            self.rest = None;
         }
     }
 
     /// What follows `offset`, up to the end of its piece; `None` at the end of all.
     pub(super) fn after(&self, offset: u64) -> Option<Bytes> {
         let mut start = self.start;
-        for piece in std::iter::once(&self.first).chain(&self.rest) {
+        for piece in
+            std::iter::once(&self.first).chain(self.rest.iter().flat_map(|rest| rest.iter()))
+        {
             let end = start + piece.len() as u64;
             if offset < end {
                 let mut piece = piece.clone();
@@ -97,7 +99,7 @@ mod tests {
     fn what_was_delivered_holds_no_memory() {
         let mut kept = kept(&["abc", "d", "e"]);
         kept.delivered(4);
-        assert_eq!((kept.start, kept.first.as_ref(), kept.rest.capacity()), (4, &b"e"[..], 0));
+        assert_eq!((kept.start, kept.first.as_ref(), kept.rest.is_none()), (4, &b"e"[..], true));
         kept.delivered(5);
         assert!(kept.first.is_empty());
     }

@@ -4,7 +4,7 @@ use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::{Poll, ready};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
@@ -42,6 +42,8 @@ pub struct Sender {
     shared: bool,
     /// Whether the peer has been told how the direction ends.
     ended: bool,
+    /// What is being sent again: up to where, and what is left of the piece before that.
+    replay: Option<Box<(u64, [Bytes; 1])>>,
 }
 
 /// What one direction has sent and the far socket has not taken.
@@ -83,7 +85,7 @@ impl<F: Future<Output = Result<Option<VarInt>, StoppedError>>> Stopped<F> {
                 Ok(Some(code)) => return SendError::Stopped(Code::from_number(code.into_inner())),
                 Ok(None) => std::future::pending().await,
                 Err(_) if ledger.may_carry_on(&strand) => {
-                    match poll_fn(|cx| half(&ledger, &strand, strand.poll_stopping(cx))).await {
+                    match poll_fn(|cx| half_of(&ledger, &strand, strand.poll_stopping(cx))).await {
                         Ok(stopping) => end = stopping.await,
                         Err(error) => return error,
                     }
@@ -99,7 +101,17 @@ impl Sender {
         let growth = Growth::new(ledger.window_initial, ledger.window_max);
         let ledger = Arc::clone(ledger);
         let (sent, pulse) = (0, Pulse::new());
-        Self { stream, ledger, strand, sent, growth, pulse, shared: false, ended: false }
+        Self {
+            stream,
+            ledger,
+            strand,
+            sent,
+            growth,
+            pulse,
+            shared: false,
+            ended: false,
+            replay: None,
+        }
     }
 
     /// Header and first payload in one piece, so that they share a packet. [STR-2]
@@ -162,46 +174,66 @@ impl Sender {
         let now = Instant::now();
         self.leaves(&bytes, now);
         self.growth.sent(self.sent, now);
-        match self.write(bytes).await {
-            // They are kept, and follow as all that the peer lacks.
-            Err(WriteError::ConnectionLost(_)) if self.ledger.may_carry_on(&self.strand) => {
-                Box::pin(self.carry_on()).await
-            }
-            written => Ok(written?),
-        }
-    }
-
-    async fn write(&mut self, bytes: Bytes) -> Result<(), WriteError> {
-        let mut rest = [bytes];
-        // Not `write_chunk`, whose future keeps its arguments several times over as long as the connection is open.
+        // Polled by hand: futures in a row would each keep the bytes, as long as the connection is open.
+        let (mut rest, mut is_lost) = ([bytes], false);
         poll_fn(|cx| {
-            while !rest[0].is_empty() {
-                ready!(pin!(self.stream.write_chunks(&mut rest)).poll(cx))?;
+            if !is_lost {
+                match ready!(self.poll_write(&mut rest, cx)) {
+                    // They are kept, and follow as all that the peer lacks.
+                    Err(WriteError::ConnectionLost(_))
+                        if self.ledger.may_carry_on(&self.strand) =>
+                    {
+                        is_lost = true;
+                    }
+                    written => return Poll::Ready(Ok(written?)),
+                }
             }
-            Poll::Ready(Ok(()))
+            self.poll_carry_on(cx)
         })
         .await
     }
 
+    fn poll_write(
+        &mut self,
+        rest: &mut [Bytes; 1],
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), WriteError>> {
+        while !rest[0].is_empty() {
+            ready!(pin!(self.stream.write_chunks(rest)).poll(cx))?;
+        }
+        Poll::Ready(Ok(()))
+    }
+
     /// Waits for the stream to go on with another connection, and sends what it lacks there. [RSM-6]
-    async fn carry_on(&mut self) -> Result<(), SendError> {
+    fn poll_carry_on(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
         loop {
-            let (ledger, strand) = (&self.ledger, &self.strand);
-            let half = poll_fn(|cx| half(ledger, strand, strand.poll_sending(cx))).await;
-            let (stream, mut offset) = half?;
-            // An error means that the stream has ended, which the write tells.
-            let _ = stream.set_priority(self.pulse.urgency() as i32);
-            self.stream = stream;
-            let written = loop {
-                let Some(bytes) = self.strand.kept_after(offset) else { break Ok(()) };
-                offset += bytes.len() as u64;
-                if let Err(error) = self.write(bytes).await {
-                    break Err(error);
+            let mut replay = match self.replay.take() {
+                Some(replay) => replay,
+                None => {
+                    let half = self.strand.poll_sending(cx);
+                    let (stream, offset) = ready!(half_of(&self.ledger, &self.strand, half))?;
+                    // An error means that the stream has ended, which the write tells.
+                    let _ = stream.set_priority(self.pulse.urgency() as i32);
+                    self.stream = stream;
+                    Box::new((offset, [Bytes::new()]))
                 }
             };
-            match written {
-                Err(WriteError::ConnectionLost(_)) => {}
-                written => return Ok(written?),
+            let (offset, rest) = &mut *replay;
+            match self.poll_write(rest, cx) {
+                Poll::Ready(Ok(())) => match self.strand.kept_after(*offset) {
+                    Some(bytes) => {
+                        *offset += bytes.len() as u64;
+                        *rest = [bytes];
+                        self.replay = Some(replay);
+                    }
+                    None => return Poll::Ready(Ok(())),
+                },
+                Poll::Ready(Err(WriteError::ConnectionLost(_))) => {}
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error.into())),
+                Poll::Pending => {
+                    self.replay = Some(replay);
+                    return Poll::Pending;
+                }
             }
         }
     }
@@ -295,7 +327,7 @@ impl Drop for Sender {
 }
 
 /// A half of the stream on another connection, as long as there may be one.
-fn half<T>(
+fn half_of<T>(
     ledger: &Ledger,
     strand: &Strand,
     half: Poll<Result<T, Code>>,
