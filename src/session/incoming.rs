@@ -190,5 +190,6 @@ fn open_account(
 
 /// A stream header or answer. [SES-2]
 pub(super) const HEADER_LIMIT: usize = 1 << 10;
-/// A peer that gives an answer no room holds a socket for nothing.
-const ANSWER_LIMIT: Duration = Duration::from_secs(5);
+/// A peer that gives an answer no room holds a socket for nothing. Longer than thousands of streams that all begin to send
+/// at once keep the first ones waiting: quinn wakes those last that have waited longest for room in its send buffer.
+const ANSWER_LIMIT: Duration = Duration::from_secs(30);
