@@ -11,6 +11,7 @@ pub(super) struct Kept {
     start: u64,
     /// Empty when nothing is kept.
     first: Bytes,
+    #[allow(clippy::box_collection, reason = "ten thousand idle streams have none")]
     rest: Option<Box<VecDeque<Bytes>>>,
 }
 
