@@ -173,21 +173,21 @@ fn word<T: FromStr<Err = String>>(text: &str) -> Result<T, String> {
 }
 
 fn idle(text: &str) -> Result<Duration, String> {
-    if matches!(text, "0" | "off") {
-        return Ok(Duration::ZERO);
-    }
-    let idle = humantime::parse_duration(text).map_err(|error| error.to_string())?;
-    let legal = idle.is_zero() || (SHORTEST_IDLE..=LONGEST_IDLE).contains(&idle);
-    if legal { Ok(idle) } else { Err("a duration from 1s to 1d, or 0 for never".to_owned()) }
+    duration_or_off(text, LONGEST_IDLE, "a duration from 1s to 1d, or 0 for never")
 }
 
 fn resume(text: &str) -> Result<Duration, String> {
+    duration_or_off(text, LONGEST_RESUME, "a duration from 1s to 1h, or off")
+}
+
+/// Zero for none.
+fn duration_or_off(text: &str, longest: Duration, legal: &str) -> Result<Duration, String> {
     if matches!(text, "0" | "off") {
         return Ok(Duration::ZERO);
     }
-    let resume = humantime::parse_duration(text).map_err(|error| error.to_string())?;
-    let legal = resume.is_zero() || (SHORTEST_IDLE..=LONGEST_RESUME).contains(&resume);
-    if legal { Ok(resume) } else { Err("a duration from 1s to 1h, or off".to_owned()) }
+    let duration = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    let is_legal = duration.is_zero() || (SHORTEST..=longest).contains(&duration);
+    if is_legal { Ok(duration) } else { Err(legal.to_owned()) }
 }
 
 fn network(text: &str) -> Result<IpNet, String> {
@@ -215,7 +215,7 @@ impl FromStr for Ends {
     }
 }
 
-const SHORTEST_IDLE: Duration = Duration::from_secs(1);
+const SHORTEST: Duration = Duration::from_secs(1);
 const LONGEST_IDLE: Duration = Duration::from_secs(86_400);
 const LONGEST_RESUME: Duration = Duration::from_secs(3_600);
 

@@ -15,18 +15,22 @@ pub(super) struct Silence {
     /// When the first packet left that nothing has answered since.
     since: Option<Instant>,
     is_silent: bool,
+    /// When to look next.
+    due: Instant,
 }
 
 impl Silence {
     pub(super) fn of(session: &Session) -> Self {
         let (session, seen) = (session.clone(), session.connection().activity());
-        Self { session, seen, since: None, is_silent: false }
+        let due = Instant::now() + LOOK_EVERY;
+        Self { session, seen, since: None, is_silent: false, due }
     }
 
     /// Waits until the router falls silent, which is true, or is heard again. Cancel-safe.
     pub(super) async fn turns(&mut self) -> bool {
         loop {
-            tokio::time::sleep(LOOK_EVERY).await;
+            tokio::time::sleep_until(self.due).await;
+            self.due = Instant::now() + LOOK_EVERY;
             let now = self.session.connection().activity();
             if self.looks(now, Instant::now()) {
                 return self.is_silent;

@@ -220,7 +220,7 @@ pub(super) struct Metrics {
     lost: Counter,
     lost_bytes: Counter,
     session: Gauge,
-    /// Connections that went on with another session.
+    /// Connections that were taken up on another session, whether or not the router still had them.
     pub(super) resumed: Counter,
     packets: TrafficMetrics,
 }
@@ -246,7 +246,7 @@ impl Metrics {
             session: registry.register_gauge("session_up", "1 while there is a session"),
             resumed: registry.register_counter(
                 "resumed_connections",
-                "Connections that went on after their session was lost",
+                "Connections taken up again after their session was lost",
             ),
             packets: TrafficMetrics::new(registry),
             registry: registry.clone(),

@@ -138,8 +138,14 @@ impl Continuity {
         }
     }
 
-    pub(super) fn take_departed(&self) -> Vec<Arc<Strand>> {
-        std::mem::take(&mut lock(&self.past).departed)
+    /// Streams of which the peer has yet to hear that they broke.
+    pub(super) fn departed(&self) -> Vec<Arc<Strand>> {
+        lock(&self.past).departed.clone()
+    }
+
+    /// The peer has heard of it.
+    pub(super) fn has_departed(&self, token: u64) {
+        lock(&self.past).departed.retain(|strand| strand.token != token);
     }
 }
 
@@ -226,7 +232,7 @@ impl Ledger {
         if self.continuity.enter(generation, Phase::Over) {
             self.continuity.changed.notify_waiters();
             self.wake(|_| true);
-            drop(self.continuity.take_departed());
+            lock(&self.continuity.past).departed.clear();
         }
     }
 

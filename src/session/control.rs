@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::Event;
-use super::frames::{FrameReader, ReceiveFrameError};
+use super::frames::{self, FrameReader, ReceiveFrameError};
 use super::ledger::Ledger;
 use super::pulse::Pulse;
 use crate::transport::{Connection, ReadError, SendStream};
@@ -114,9 +114,7 @@ pub(super) async fn read(
 
 /// Encodes one control message.
 pub(super) fn framed(message: control::Message) -> Bytes {
-    let mut buffer = BytesMut::new();
-    encode(&Control { message: Some(message) }, &mut buffer);
-    buffer.freeze()
+    frames::framed(&Control { message: Some(message) })
 }
 
 /// Between a report for every write and a sender that waits.

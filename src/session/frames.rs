@@ -4,7 +4,7 @@ use bytes::{Bytes, BytesMut};
 use prost::Message;
 
 use crate::transport::{ReadError, RecvStream};
-use crate::wire::{FrameError, Framed, decode, split_frame};
+use crate::wire::{FrameError, Framed, decode, encode, split_frame};
 
 /// Why the next message cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -18,6 +18,13 @@ pub enum ReceiveFrameError {
     /// The stream ended where a message should have been.
     #[error("the stream ended early")]
     Ended,
+}
+
+/// One message as a frame. [SES-1]
+pub(super) fn framed(message: &impl Message) -> Bytes {
+    let mut buffer = BytesMut::new();
+    encode(message, &mut buffer);
+    buffer.freeze()
 }
 
 /// A stream that is read message by message; what follows the last one is kept.

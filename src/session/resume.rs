@@ -3,32 +3,29 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use bytes::{Bytes, BytesMut};
-
 use super::Session;
-use super::frames::{FrameReader, ReceiveFrameError};
+use super::frames::{FrameReader, ReceiveFrameError, framed};
 use super::incoming::{HEADER_LIMIT, Seat, turn_away};
 use super::intake::Intake;
 use super::sender::number;
-use super::strand::{Receiving, Replay, Strand};
+use super::strand::{Receiving, Replay, Standing, Strand};
 use crate::task::Tasks;
 use crate::transport::{ReadError, RecvStream, SendStream, WriteError};
-use crate::wire::{Code, Delivered, StreamAnswer, StreamClass, StreamHeader, VERSION, encode};
+use crate::wire::{Code, Delivered, StreamAnswer, StreamClass, StreamHeader, VERSION};
 
 impl Session {
     /// Takes up, each in a task, the streams that this end opened on a connection before this one, and reports once more
     /// what was delivered: how many streams those are. [RSM-5] [RSM-9]
     pub fn resume_streams(&self, tasks: &Tasks) -> usize {
         let ledger = &self.0.ledger;
-        let departed = ledger.continuity.take_departed();
-        let open = ledger.strands().into_iter();
-        let ours: Vec<_> = open
-            .filter(|strand| strand.kind.lasts && strand.kind.opened_here)
-            .chain(departed)
-            .collect();
-        let count = ours.len();
+        let is_ours = |strand: &Arc<Strand>| strand.kind.lasts && strand.kind.opened_here;
+        let ours = ledger.strands().into_iter().filter(is_ours).chain(ledger.continuity.departed());
+        let mut count = 0;
         for strand in ours {
-            tasks.spawn_until_cancelled("resume", resume(self.clone(), strand));
+            // Those of this very connection need nothing.
+            let Some(standing) = strand.freeze(self.0.generation) else { continue };
+            tasks.spawn_until_cancelled("resume", resume(self.clone(), strand, standing));
+            count += 1;
         }
         count
     }
@@ -46,9 +43,8 @@ impl Session {
 
 /// Opens a stream for one that this end had opened before. What fails because the connection does is tried again on the
 /// next one.
-async fn resume(session: Session, strand: Arc<Strand>) {
+async fn resume(session: Session, strand: Arc<Strand>, standing: Standing) {
     let Ok((mut send, receive)) = session.0.connection.open().await else { return };
-    let Some(standing) = strand.freeze(session.0.generation) else { return };
     let header = StreamHeader {
         version: VERSION,
         class: StreamClass::Resume.into(),
@@ -65,12 +61,13 @@ async fn resume(session: Session, strand: Arc<Strand>) {
         Err(ReceiveFrameError::Stream(ReadError::ConnectionLost(_))) => return,
         Err(_) => return strand.fail(Code::Protocol),
     };
-    match Code::from_number(answer.code.into()) {
+    if let Some(why) = strand.broken() {
         // [RSM-10]
-        Code::Done if strand.broken().is_some() => {
-            let (receive, ..) = frames.into_parts();
-            turn_away(send, receive, strand.broken().unwrap_or(Code::Gone));
-        }
+        session.0.ledger.continuity.has_departed(strand.token);
+        let (receive, ..) = frames.into_parts();
+        return turn_away(send, receive, why);
+    }
+    match Code::from_number(answer.code.into()) {
         Code::Done if strand.could_have_received(answer.received) => {
             session.0.ledger.report(&strand);
             let way = Way { session, seat: None, send, ended: standing.ended };
@@ -218,12 +215,6 @@ async fn only_the_end(mut receive: RecvStream) {
     if let Ok(Some(_)) = receive.read_chunk(1, true).await {
         let _ = receive.stop(number(Code::Protocol));
     }
-}
-
-fn framed(message: &impl prost::Message) -> Bytes {
-    let mut buffer = BytesMut::new();
-    encode(message, &mut buffer);
-    buffer.freeze()
 }
 
 /// 18 bytes at most each: a message stays below 64 KiB.

@@ -5,6 +5,8 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant, SystemTime};
 
+use tokio::time::Instant as Deadline;
+
 use super::endpoint::any_of;
 
 /// Watches the way to one peer.
@@ -14,6 +16,8 @@ pub struct Whereabouts {
     source: Option<IpAddr>,
     news: news::News,
     clocks: Clocks,
+    /// When the way is looked at next.
+    due: Deadline,
 }
 
 /// What happened to the way.
@@ -47,20 +51,22 @@ impl fmt::Display for Change {
 impl Whereabouts {
     /// Of packets to `remote`.
     pub fn towards(remote: SocketAddr) -> Self {
-        let clocks = Clocks::now();
-        Self { remote, source: source(remote), news: news::News::new(), clocks }
+        let (clocks, due) = (Clocks::now(), Deadline::now() + LOOK_EVERY);
+        Self { remote, source: source(remote), news: news::News::new(), clocks, due }
     }
 
     /// Waits for a change after which the peer should hear from this machine. Cancel-safe.
     pub async fn changed(&mut self) -> Change {
         loop {
-            // Ends early where the system tells what happens in its network.
-            if tokio::time::timeout(LOOK_EVERY, self.news.arrive()).await.is_ok() {
-                // One change makes many messages.
-                tokio::time::sleep(SETTLE).await;
-            }
-            if let Some(change) = self.look() {
-                return change;
+            tokio::select! {
+                () = tokio::time::sleep_until(self.due) => {
+                    self.due = Deadline::now() + LOOK_EVERY;
+                    if let Some(change) = self.look() {
+                        return change;
+                    }
+                }
+                // Sooner where the system tells what happens in its network. One change makes many messages.
+                () = self.news.arrive() => self.due = self.due.min(Deadline::now() + SETTLE),
             }
         }
     }
@@ -185,7 +191,8 @@ mod tests {
     fn watching(source: Option<&str>) -> Whereabouts {
         let remote = SocketAddr::from(([127, 0, 0, 1], 9));
         let source = source.map(|ip| ip.parse().expect("an address"));
-        Whereabouts { remote, source, news: news::News::new(), clocks: Clocks::now() }
+        let (clocks, due) = (Clocks::now(), Deadline::now());
+        Whereabouts { remote, source, news: news::News::new(), clocks, due }
     }
 
     #[tokio::test]
