@@ -9,7 +9,7 @@ use quinn_proto::RttEstimator;
 
 use super::Config;
 use super::measure::{Path, Round};
-use super::phase::{Contend, Drain, Draining, Found, Phase, Startup};
+use super::phase::{Contend, Drain, Draining, Foreign, Found, Phase, Startup};
 
 /// See the head of this file.
 #[derive(Clone, Debug)]
@@ -26,26 +26,14 @@ pub(super) struct Level {
     deaf: u32,
     /// When the last drain began.
     drained: Instant,
-    /// Rounds in a row that found the queue empty.
+    /// Rounds in a row that found the queue empty, and the window before them.
     empty: u32,
+    before: u64,
     /// Rounds without growth after the path dropped what exceeded it, and how many the next time.
     hold: u32,
     next_hold: u32,
     /// Somebody else's queue, as long as it stands.
     foreign: Option<Foreign>,
-}
-
-/// A queue that our window does not explain.
-#[derive(Clone, Copy, Debug)]
-struct Foreign {
-    /// Half rounds: one in which the queue fell counts half.
-    stood: u32,
-    /// The queueing delay in the round before.
-    before: Duration,
-    /// The window when it appeared.
-    window: u64,
-    /// The queueing delay from which a round counts.
-    beyond: Duration,
 }
 
 impl Level {
@@ -61,6 +49,7 @@ impl Level {
             deaf: 0,
             drained: now,
             empty: 0,
+            before: 0,
             hold: 0,
             next_hold: FIRST_HOLD,
             foreign: None,
@@ -97,8 +86,10 @@ impl Level {
         let queueing = self.path.sampled(now, rtt);
         match &mut self.phase {
             Phase::Startup(startup) => {
-                // Sparse packets are acknowledged late, which is no queue.
-                let queueing = if app_limited { Duration::ZERO } else { queueing };
+                // Sparse packets are acknowledged late, which is no queue; and so few make none that lasts: theirs is
+                // that of the other direction, whose acknowledgements and credits they are.
+                let few = self.window < FEW_PACKETS * self.mtu;
+                let queueing = if app_limited || few { Duration::ZERO } else { queueing };
                 if startup.sampled(queueing, self.path.base_rtt()) {
                     self.settle(now);
                 }
@@ -164,7 +155,12 @@ impl Level {
         self.set_window(pipe.clamp(self.window / 8, self.window));
         self.phase = Phase::Level;
         self.deaf = 2;
-        self.empty = 0;
+        self.met_the_limit();
+    }
+
+    /// The path holds no more than the window.
+    fn met_the_limit(&mut self) {
+        (self.empty, self.before) = (0, self.window);
     }
 
     /// Begins to look at the path without a queue.
@@ -191,7 +187,7 @@ impl Level {
         // So few are no burden, and fewer would not tell what the path loses.
         self.set_window(window.max(self.window.min(FEW_PACKETS * self.mtu)));
         self.deaf = 1;
-        self.empty = 0;
+        self.met_the_limit();
         if self.hold > 0 {
             // Room was made a few rounds ago and made no difference: the loss may be the path's own.
             (self.hold, self.next_hold) = (0, FIRST_HOLD);
@@ -218,7 +214,12 @@ impl Level {
                 // Growth by doubling has gone too far.
                 self.set_window((pipe + self.share(pipe)).min(self.window));
             }
-            self.empty = 0;
+            self.met_the_limit();
+        }
+        if self.window / 2 >= self.before && self.empty > FAST_AFTER {
+            // What we took for the path's limit was none, or is none any more.
+            self.phase = Phase::Startup(Startup::default());
+            return;
         }
         let window = self.window as f64;
         let base = self.path.base_rtt();
@@ -227,7 +228,7 @@ impl Level {
         let mut step = (held + self.share(self.window) as f64 - window) * GAIN;
         if self.hold > 0 {
             self.hold -= 1;
-            self.empty = 0;
+            self.met_the_limit();
             step = step.min(0.0);
         }
         if self.empty > FAST_AFTER {
@@ -254,11 +255,9 @@ impl Level {
             self.foreign = None;
             return false;
         }
-        let begins = Foreign { stood: 0, before: queueing, window: self.window, beyond };
+        let begins = Foreign::new(queueing, self.window, beyond);
         let foreign = self.foreign.get_or_insert(begins);
-        foreign.stood += if queueing < foreign.before { 1 } else { 2 };
-        foreign.before = queueing;
-        if foreign.stood < FOREIGN_ROUNDS * 2 {
+        if !foreign.round(queueing) {
             return false;
         }
         let window = foreign.window;
@@ -379,12 +378,11 @@ const LONGEST_HOLD: u32 = 64;
 /// and what the path loses without a queue may change.
 const DRAIN_EVERY: Duration = Duration::from_secs(8);
 const DRAIN_ROUNDS: u32 = 60;
-/// What a foreign queue has beyond our own, at least, and how long it has to stand while we make room.
+/// What a foreign queue has beyond our own, at least.
 const FOREIGN_LEAST: Duration = Duration::from_millis(4);
-const FOREIGN_ROUNDS: u32 = 10;
 /// RFC 9002, 7.2, has two; four let acknowledgements come in pairs.
 const LEAST_PACKETS: u64 = 4;
-/// Losses make the window no smaller than this; delay may.
+/// Losses make the window no smaller than this, though delay may; delay is no sign before it is as large (HyStart).
 const FEW_PACKETS: u64 = 16;
 /// More than any flow control allows.
 const MAX_WINDOW: u64 = 1 << 30;

@@ -125,6 +125,32 @@ impl Drain {
     }
 }
 
+/// A queue that our window does not explain.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Foreign {
+    /// Half rounds: one in which the queue fell counts half.
+    stood: u32,
+    /// The queueing delay in the round before.
+    before: Duration,
+    /// The window when it appeared.
+    pub(super) window: u64,
+    /// The queueing delay from which a round counts.
+    pub(super) beyond: Duration,
+}
+
+impl Foreign {
+    pub(super) fn new(queueing: Duration, window: u64, beyond: Duration) -> Self {
+        Self { stood: 0, before: queueing, window, beyond }
+    }
+
+    /// Books a round in which it stood. True: for so long, although we made room, that it is somebody else's.
+    pub(super) fn round(&mut self, queueing: Duration) -> bool {
+        self.stood += if queueing < self.before { 1 } else { 2 };
+        self.before = queueing;
+        self.stood >= FOREIGN_ROUNDS * 2
+    }
+}
+
 /// Taking a share beside traffic that fills the queue: quinn's CUBIC, which hears of those losses only that a full queue
 /// explains.
 pub(super) struct Contend {
@@ -193,6 +219,8 @@ const FLAT_ROUNDS: u32 = 3;
 const STILL_GROWING: f64 = 1.4;
 /// One until it takes effect, and two whose losses are heard of.
 const DRAIN_ROUNDS: u32 = 3;
+/// How long a queue that is not ours has to stand while we make room.
+const FOREIGN_ROUNDS: u32 = 10;
 /// How long a share is taken as the others do before a look whether they are still there.
 const CONTEND_ROUNDS: u32 = 56;
 /// Rounds of a falling queue without a loss.

@@ -114,6 +114,19 @@ fn who_has_only_talked_so_far_is_as_quick_as_a_newcomer() {
 }
 
 #[test]
+fn who_has_only_listened_so_far_starts_like_a_newcomer() {
+    let link = Link::new(200.0, MS(200), 2.0);
+    let mut world = World::new(link, 1);
+    world.back.link = link;
+    let flow = world.flow(auto(), Duration::ZERO);
+    world.listen(flow, S(8));
+    world.run(S(15));
+    let (heard, rate) = (world.back.passed * 1_480 * 8 / 8_000_000, world.flows[0].mbit(13, 15));
+    assert!(heard > 100, "{heard} of 200 Mbit/s towards the listener");
+    assert!(rate > 165.0, "{rate:.1} of 200 Mbit/s five seconds after the transfer that it heard");
+}
+
+#[test]
 fn a_seed_makes_the_same_run_twice() {
     let run = |seed| {
         let mut world =

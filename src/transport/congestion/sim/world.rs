@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use quinn::congestion::ControllerFactory;
 use quinn_proto::{
-    ClientConfig, Connection, ConnectionHandle, DatagramEvent, Dir, Endpoint, Event, ServerConfig,
-    StreamId, Transmit,
+    ClientConfig, Connection, ConnectionHandle, DatagramEvent, Dir, Endpoint, Event, SendStream,
+    ServerConfig, StreamId, Transmit,
 };
 
 use super::link::{Line, Link, Random};
@@ -25,7 +25,7 @@ pub(super) struct World {
     pub(super) now: Instant,
     random: Random,
     pub(super) forth: Line,
-    back: Line,
+    pub(super) back: Line,
     events: BinaryHeap<Reverse<(Instant, u64, usize)>>,
     packets: Vec<Option<Packet>>,
     free: Vec<usize>,
@@ -47,7 +47,8 @@ pub(super) struct Flow {
     /// Until then it says a word every 50 ms; from then on it sends as much as it can.
     talks_until: Instant,
     next_word: Instant,
-    stream: Option<StreamId>,
+    /// Until then the router sends as much as it can.
+    answers_until: Instant,
     /// The largest window so far.
     pub(super) most_window: u64,
     /// Bytes that have arrived, by tenth of a second since the world began.
@@ -58,6 +59,8 @@ struct Side {
     endpoint: Endpoint,
     addr: SocketAddr,
     connection: Option<(ConnectionHandle, Connection)>,
+    /// The only one there is.
+    stream: Option<StreamId>,
 }
 
 impl World {
@@ -111,12 +114,12 @@ impl World {
         let connection =
             dialling.connect(starts, dial, server_addr, "conduit.invalid").expect("a connection");
         self.flows.push(Flow {
-            client: Side { endpoint: dialling, addr: client_addr, connection: Some(connection) },
-            server: Side { endpoint: router, addr: server_addr, connection: None },
+            client: Side::new(dialling, client_addr, Some(connection)),
+            server: Side::new(router, server_addr, None),
             starts,
             talks_until: starts,
             next_word: starts,
-            stream: None,
+            answers_until: starts,
             most_window: 0,
             arrived: Vec::new(),
         });
@@ -126,6 +129,12 @@ impl World {
     /// The connection says little until `until`.
     pub(super) fn talk(&mut self, flow: usize, until: Duration) {
         self.flows[flow].talks_until = self.began + until;
+    }
+
+    /// The connection says little, and hears as much as the way back carries, until `until`.
+    pub(super) fn listen(&mut self, flow: usize, until: Duration) {
+        self.talk(flow, until);
+        self.flows[flow].answers_until = self.began + until;
     }
 
     /// Runs until `at` after the beginning.
@@ -194,6 +203,10 @@ impl World {
         flow.write(self.now);
         flow.most_window = flow.most_window.max(flow.window());
         let read = flow.server.read();
+        if self.now < flow.answers_until {
+            flow.client.read();
+            flow.server.fill();
+        }
         if flow.arrived.len() <= tenth {
             flow.arrived.resize(tenth + 1, 0);
         }
@@ -268,10 +281,10 @@ impl Flow {
         if connection.is_handshaking() {
             return;
         }
-        if self.stream.is_none() {
-            self.stream = connection.streams().open(Dir::Bi);
+        if self.client.stream.is_none() {
+            self.client.stream = connection.streams().open(Dir::Bi);
         }
-        let Some(stream) = self.stream else { return };
+        let Some(stream) = self.client.stream else { return };
         let mut stream = connection.send_stream(stream);
         if now < self.talks_until {
             if word {
@@ -279,10 +292,7 @@ impl Flow {
             }
             return;
         }
-        while stream
-            .write_chunks(&mut [Bytes::from_static(&ZEROS)])
-            .is_ok_and(|written| written.bytes > 0)
-        {}
+        fill(&mut stream);
     }
 
     /// Bytes that may be in flight.
@@ -299,6 +309,14 @@ impl Flow {
 }
 
 impl Side {
+    fn new(
+        endpoint: Endpoint,
+        addr: SocketAddr,
+        connection: Option<(ConnectionHandle, Connection)>,
+    ) -> Self {
+        Self { endpoint, addr, connection, stream: None }
+    }
+
     fn timer(&mut self) -> Option<Instant> {
         self.connection.as_mut().and_then(|(_, connection)| connection.poll_timeout())
     }
@@ -318,13 +336,20 @@ impl Side {
         }
     }
 
+    /// Answers with as much as it can.
+    fn fill(&mut self) {
+        if let (Some((_, connection)), Some(stream)) = (&mut self.connection, self.stream) {
+            fill(&mut connection.send_stream(stream));
+        }
+    }
+
     /// Takes everything that has come.
     fn read(&mut self) -> u64 {
         let mut read = 0;
         self.exchange();
         let Some((_, connection)) = &mut self.connection else { return 0 };
-        let _ = connection.streams().accept(Dir::Bi);
-        let stream = StreamId::new(quinn_proto::Side::Client, Dir::Bi, 0);
+        self.stream = self.stream.or_else(|| connection.streams().accept(Dir::Bi));
+        let Some(stream) = self.stream else { return 0 };
         let mut stream = connection.recv_stream(stream);
         // As a session takes them where holes hold them up: quinn would not keep so many pieces.
         if let Ok(mut chunks) = stream.read(false) {
@@ -335,6 +360,14 @@ impl Side {
         }
         read
     }
+}
+
+/// Writes until the window is full.
+fn fill(stream: &mut SendStream<'_>) {
+    while stream
+        .write_chunks(&mut [Bytes::from_static(&ZEROS)])
+        .is_ok_and(|written| written.bytes > 0)
+    {}
 }
 
 const DOCUMENTATION: std::net::Ipv4Addr = std::net::Ipv4Addr::new(192, 0, 2, 1);
