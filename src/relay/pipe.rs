@@ -1,10 +1,10 @@
 //! The one copy loop: a socket on one side, a stream of the session on the other.
 
-use std::future::poll_fn;
+use std::future::{pending, poll_fn};
 use std::io::{self, IoSlice};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncWrite, AsyncWriteExt, Interest};
@@ -111,9 +111,29 @@ pub fn pipe(
 ) -> Copying {
     let (counters, stop) = (Arc::clone(counters), stop.clone());
     Box::pin(async move {
-        let ended_by = tokio::select! {
-            ended_by = copy(&mut socket, &mut sender, &mut receiver, &settings, &counters) => ended_by,
-            () = stop.cancelled() => EndedBy::Killed,
+        let ended_by = {
+            let (in_flight, alone) = (sender.in_flight(), AtomicBool::new(false));
+            let (reading, writing) = socket.split();
+            let mut upload = pin!(upload(reading, &mut sender, &settings, &counters.sent, &alone));
+            let mut download = pin!(download(writing, &mut receiver, &settings, &counters));
+            let first = tokio::select! {
+                end = &mut upload => end.map(Some),
+                end = &mut download => end.map(|()| None),
+                () = stop.cancelled() => Err(EndedBy::Killed),
+            };
+            // What only happens towards the end is boxed: a connection that is idle should cost little.
+            let silence = silence(&counters, &in_flight, &settings);
+            match first {
+                Err(failure) => failure,
+                Ok(Some(socket)) => {
+                    let broken = async { EndedBy::Socket(broken(&socket).await.to_string()) };
+                    Box::pin(other_half(download, broken, silence, &stop)).await
+                }
+                Ok(None) => {
+                    alone.store(true, Ordering::Relaxed);
+                    Box::pin(other_half(upload, pending(), silence, &stop)).await
+                }
+            }
         };
         if ended_by != EndedBy::Done {
             sender.reset(ended_by.code());
@@ -128,47 +148,19 @@ pub fn pipe(
     })
 }
 
-/// Both directions. What only happens towards the end is boxed: a connection that is idle should cost little.
-async fn copy(
-    socket: &mut Stream,
-    sender: &mut Sender,
-    receiver: &mut Receiver,
-    settings: &Settings,
-    counters: &Counters,
-) -> EndedBy {
-    let (in_flight, stopped) = (sender.in_flight(), sender.stopped());
-    let (reading, writing) = socket.split();
-    let mut upload = pin!(upload(reading, sender, settings, &counters.sent));
-    let mut download = pin!(download(writing, receiver, settings, counters));
-    let uploaded = tokio::select! {
-        end = &mut upload => end.map(Some),
-        end = &mut download => end.map(|()| None),
-    };
-    let silence = silence(counters, &in_flight, settings);
-    match uploaded {
-        Err(failure) => failure,
-        Ok(Some(socket)) => {
-            let broken = async { EndedBy::Socket(broken(&socket).await.to_string()) };
-            Box::pin(other_half(download, broken, silence)).await
-        }
-        // As long as bytes might come from the peer, their end told; now only this does.
-        Ok(None) => {
-            let broken = async { stopped.error().await.into() };
-            Box::pin(other_half(upload, broken, silence)).await
-        }
-    }
-}
-
-/// The direction that is still open, unless what it depends on breaks, or nothing happens any more.
+/// The direction that is still open, unless what it depends on breaks, nothing happens any more, or an operator wants
+/// an end.
 async fn other_half<T>(
     copying: Pin<&mut impl Future<Output = Result<T, EndedBy>>>,
     broken: impl Future<Output = EndedBy>,
     silence: impl Future<Output = ()>,
+    stop: &CancellationToken,
 ) -> EndedBy {
     tokio::select! {
         end = copying => end.err().unwrap_or(EndedBy::Done),
         failure = broken => failure,
         () = silence => EndedBy::Abandoned,
+        () = stop.cancelled() => EndedBy::Killed,
     }
 }
 
@@ -185,41 +177,55 @@ async fn silence(counters: &Counters, in_flight: &InFlight, settings: &Settings)
     }
 }
 
-/// Socket → stream. Ends when the far socket has taken the last byte; then nobody reads here any more.
-async fn upload<'s>(
+/// Socket → stream. Ends when the far socket has taken the last byte; then nobody reads here any more. As long as bytes
+/// might come from the peer, their end tells that it wants no more; once this direction is `alone`, only a stop does.
+#[expect(clippy::manual_async_fn, reason = "an async fn keeps its arguments twice")]
+fn upload<'s>(
     mut socket: ReadHalf<'s>,
     sender: &mut Sender,
     settings: &Settings,
     moved: &AtomicU64,
-) -> Result<ReadHalf<'s>, EndedBy> {
-    let mut appetite = FIRST_READ.min(settings.read_buffer);
-    let mut turn = 0;
-    loop {
-        let room = sender.room();
-        if room == 0 {
-            Box::pin(more_room(sender, &socket)).await?;
-            continue;
+    alone: &AtomicBool,
+) -> impl Future<Output = Result<ReadHalf<'s>, EndedBy>> {
+    async move {
+        let mut appetite = FIRST_READ.min(settings.read_buffer);
+        let (mut turn, mut stopped) = (0, None);
+        loop {
+            let room = sender.room();
+            if room == 0 {
+                Box::pin(more_room(sender, &socket)).await?;
+                continue;
+            }
+            let limit = appetite.min(room);
+            let read = poll_fn(|cx| {
+                if alone.load(Ordering::Relaxed) {
+                    let stopped = stopped.get_or_insert_with(|| Box::pin(sender.stopped()));
+                    if let Poll::Ready(why) = stopped.as_mut().poll(cx) {
+                        return Poll::Ready(Err(why.into()));
+                    }
+                }
+                poll_read(Pin::new(&mut socket), cx, limit)
+                    .map_err(|error| EndedBy::Socket(error.to_string()))
+            });
+            let Some(bytes) = read.await? else { break };
+            // A full read asks for a larger one: few large pieces cost less than many small ones.
+            if bytes.len() == appetite {
+                appetite = (appetite * 4).min(settings.read_buffer);
+            } else if bytes.len() < appetite / 8 {
+                appetite = FIRST_READ.min(settings.read_buffer);
+            }
+            moved.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+            turn += bytes.len();
+            sender.send(bytes).await?;
+            if turn >= settings.turn {
+                turn = 0;
+                tokio::task::yield_now().await;
+            }
         }
-        let limit = appetite.min(room);
-        let read = poll_fn(|cx| poll_read(Pin::new(&mut socket), cx, limit)).await;
-        let Some(bytes) = read.map_err(|error| EndedBy::Socket(error.to_string()))? else { break };
-        // A full read asks for a larger one: few large pieces cost less than many small ones.
-        if bytes.len() == appetite {
-            appetite = (appetite * 4).min(settings.read_buffer);
-        } else if bytes.len() < appetite / 8 {
-            appetite = FIRST_READ.min(settings.read_buffer);
-        }
-        moved.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-        turn += bytes.len();
-        sender.send(bytes).await?;
-        if turn >= settings.turn {
-            turn = 0;
-            tokio::task::yield_now().await;
-        }
+        sender.finish();
+        Box::pin(sender.settled()).await?;
+        Ok(socket)
     }
-    sender.finish();
-    Box::pin(sender.settled()).await?;
-    Ok(socket)
 }
 
 /// Waits for room in the window, unless the socket breaks meanwhile.
@@ -247,21 +253,24 @@ async fn broken(socket: &ReadHalf<'_>) -> io::Error {
 
 /// Stream → socket. Bytes leave QUIC at once, whether the socket takes them or not: what a slow reader leaves unread
 /// must not use up the connection's window. [STR-20]
-async fn download(
+#[expect(clippy::manual_async_fn, reason = "an async fn keeps its arguments twice")]
+fn download(
     mut socket: WriteHalf<'_>,
     receiver: &mut Receiver,
     settings: &Settings,
     counters: &Counters,
-) -> Result<(), EndedBy> {
-    let mut queue = Queue::default();
-    let mut ended = false;
-    poll_fn(|cx| {
-        poll_download(&mut socket, receiver, &mut queue, &mut ended, settings, counters, cx)
-    })
-    .await?;
-    socket.shutdown().await.map_err(|error| EndedBy::Socket(error.to_string()))?;
-    receiver.finished();
-    Ok(())
+) -> impl Future<Output = Result<(), EndedBy>> {
+    async move {
+        let mut queue = Queue::default();
+        let mut ended = false;
+        poll_fn(|cx| {
+            poll_download(&mut socket, receiver, &mut queue, &mut ended, settings, counters, cx)
+        })
+        .await?;
+        socket.shutdown().await.map_err(|error| EndedBy::Socket(error.to_string()))?;
+        receiver.finished();
+        Ok(())
+    }
 }
 
 fn poll_download(

@@ -14,7 +14,7 @@ use super::ledger::Ledger;
 use super::strand::Strand;
 use super::urgency::Pulse;
 use super::window::Growth;
-use crate::transport::{SendStream, StoppedError, VarInt, WriteError};
+use crate::transport::{SendStream, VarInt, WriteError};
 use crate::wire::{Code, encode};
 
 /// Bytes cannot be sent any more.
@@ -63,36 +63,6 @@ impl InFlight {
     /// Whether there is no connection at the moment, and so nothing can move.
     pub fn is_held_up(&self) -> bool {
         self.ledger.continuity.is_lost()
-    }
-}
-
-/// The peer's wish that a stream ends, still unheard.
-#[derive(Debug)]
-pub struct Stopped<F> {
-    stream: F,
-    strand: Arc<Strand>,
-    ledger: Arc<Ledger>,
-}
-
-impl<F: Future<Output = Result<Option<VarInt>, StoppedError>>> Stopped<F> {
-    /// Waits until the peer wants no more bytes, and tells why. Pends for ever on a direction that was finished and
-    /// acknowledged.
-    pub async fn error(self) -> SendError {
-        let Self { stream, strand, ledger } = self;
-        let mut end = stream.await;
-        loop {
-            match end {
-                Ok(Some(code)) => return SendError::Stopped(Code::from_number(code.into_inner())),
-                Ok(None) => std::future::pending().await,
-                Err(_) if ledger.may_carry_on(&strand) => {
-                    match poll_fn(|cx| half_of(&ledger, &strand, strand.poll_stopping(cx))).await {
-                        Ok(stopping) => end = stopping.await,
-                        Err(error) => return error,
-                    }
-                }
-                Err(_) => return lost(&ledger),
-            }
-        }
     }
 }
 
@@ -297,12 +267,31 @@ impl Sender {
         }
     }
 
-    /// For who has nothing to send and must notice that the peer wants no more.
-    pub fn stopped(
-        &self,
-    ) -> Stopped<impl Future<Output = Result<Option<VarInt>, StoppedError>> + 'static> {
+    /// For who has nothing to send and must notice that the peer wants no more. Pends for ever on a direction that was
+    /// finished and acknowledged.
+    pub fn stopped(&self) -> impl Future<Output = SendError> + use<> {
         let (strand, ledger) = (Arc::clone(&self.strand), Arc::clone(&self.ledger));
-        Stopped { stream: self.stream.stopped(), strand, ledger }
+        let stream = self.stream.stopped();
+        async move {
+            let mut end = stream.await;
+            loop {
+                match end {
+                    Ok(Some(code)) => {
+                        return SendError::Stopped(Code::from_number(code.into_inner()));
+                    }
+                    Ok(None) => std::future::pending().await,
+                    Err(_) if ledger.may_carry_on(&strand) => {
+                        let next =
+                            poll_fn(|cx| half_of(&ledger, &strand, strand.poll_stopping(cx)));
+                        match next.await {
+                            Ok(stopping) => end = stopping.await,
+                            Err(error) => return error,
+                        }
+                    }
+                    Err(_) => return lost(&ledger),
+                }
+            }
+        }
     }
 
     /// Whether bytes may still arrive.
