@@ -87,7 +87,7 @@ async fn show(context: &Context, home: &Path, tasks: &Tasks) -> Result<Demo, Fai
 
     let router = start_router(home).await?;
     let addr = router.local_addr();
-    steps.done("router", &format!("a router with a new identity listens on {addr}/udp"))?;
+    steps.done("router", &format!("a router with a new identity listens on {addr}"))?;
 
     let params = InviteParams { advertise: vec![addr.into()], ..InviteParams::default() };
     let invitation = router.admin().invite(params).await?;

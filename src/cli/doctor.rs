@@ -17,7 +17,7 @@ use crate::fleet::{Failure, exit};
 use crate::identity::Keypair;
 use crate::policy::Decision;
 use crate::transport;
-use crate::tunnel::{Direction, Protocol, Target, TunnelSpec};
+use crate::tunnel::{CarrierChoice, Direction, Protocol, Target, TunnelSpec};
 
 /// Options of `doctor`.
 #[derive(Debug, clap::Args)]
@@ -184,8 +184,12 @@ async fn beyond(
     report.ok("key", loaded.config.private_key_path.display().to_string());
     let prepared = prepare(context, loaded, None).await.map_err(|error| ("router", error))?;
     let access = prepared.once(&nowhere()).map_err(|error| ("router", error))?.access;
-    let examined = client::examine(&access, PROBES).await;
-    let examined = examined.map_err(|error| (step(&error), error.into()))?;
+    let [udp, tls] = [CarrierChoice::Quic, CarrierChoice::Tls].map(|carrier| {
+        let mut access = access.clone();
+        access.transport.carrier = carrier;
+        async move { client::examine(&access, PROBES).await }
+    });
+    let examined = carriers(report, udp.await, tls.await)?;
     path(report, &examined);
     sources(args, &prepared, report).await.map_err(|error| ("sources", error))
 }
@@ -202,6 +206,43 @@ fn key(config: &ClientConfig, context: &Context) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Whether a session comes about over each carrier; what the better one has found.
+fn carriers(
+    report: &mut Report,
+    udp: Result<Examination, StartError>,
+    tls: Result<Examination, StartError>,
+) -> Result<Examination, (&'static str, Failure)> {
+    let answers = |found: &Examination| {
+        let admitted = milliseconds(found.admitted_in.as_secs_f64() * 1e3);
+        format!("{} answers, admitted in {admitted}", found.addr)
+    };
+    let missing = |report: &mut Report, check, error: &StartError, fix| {
+        report.note(check, Outcome::Warning, error.to_string(), Some(fix));
+    };
+    let found = match (udp, tls) {
+        (Err(error), Err(_)) => return Err((step(&error), error.into())),
+        (Ok(udp), Ok(tls)) => {
+            report.ok(OVER_UDP, answers(&udp));
+            report.ok(OVER_TCP, answers(&tls));
+            udp
+        }
+        (Ok(udp), Err(error)) => {
+            report.ok(OVER_UDP, answers(&udp));
+            let fix = "from networks without UDP nobody gets to this router: open its TCP port too";
+            missing(report, OVER_TCP, &error, fix);
+            udp
+        }
+        (Err(error), Ok(tls)) => {
+            let fix = "tunnels work over TLS meanwhile; where UDP gets through they are faster and lose no order";
+            missing(report, OVER_UDP, &error, fix);
+            report.ok(OVER_TCP, answers(&tls));
+            tls
+        }
+    };
+    report.ok("router's identity", "it shows the key that is pinned");
+    Ok(found)
+}
+
 /// How far a session came.
 fn step(error: &StartError) -> &'static str {
     match error {
@@ -209,15 +250,12 @@ fn step(error: &StartError) -> &'static str {
         StartError::WrongKey { .. } => "router's identity",
         StartError::Refused { .. } | StartError::TicketRefused { .. } => "admission",
         StartError::Unsupported { .. } => "versions",
-        _ => "router over UDP",
+        _ => OVER_UDP,
     }
 }
 
 /// What the way to the router is like.
 fn path(report: &mut Report, found: &Examination) {
-    let admitted = milliseconds(found.admitted_in.as_secs_f64() * 1e3);
-    report.ok("router over UDP", format!("{} answers, admitted in {admitted}", found.addr));
-    report.ok("router's identity", "it shows the key that is pinned");
     let own = env!("CARGO_PKG_VERSION");
     let minor = |version: &str| version.rsplit_once('.').map(|(minor, _)| minor.to_owned());
     let theirs = &found.terms.peer_version;
@@ -297,6 +335,9 @@ async fn sources(args: &Args, prepared: &Prepared, report: &mut Report) -> Resul
     }
     Ok(())
 }
+
+const OVER_UDP: &str = "router over UDP";
+const OVER_TCP: &str = "router over TCP";
 
 /// What an examination has no use for.
 fn nowhere() -> Target {

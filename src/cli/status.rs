@@ -213,7 +213,7 @@ fn router_health(record: &Record, answer: Result<Value, CallError>) -> Health {
         Ok(value) => match serde_json::from_value::<RouterStatus>(value) {
             Ok(status) => {
                 let detail = format!(
-                    "{}/udp, {} clients connected, {} connections, {} ports published",
+                    "{}, {} clients connected, {} connections, {} ports published",
                     status.bind,
                     status.sessions.len(),
                     status.active_streams,

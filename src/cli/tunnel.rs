@@ -7,8 +7,8 @@ use ipnet::IpNet;
 
 use crate::fleet::Failure;
 use crate::tunnel::{
-    Bind, Direction, Name, Numbered, Options, Oversize, Priority, Protocol, ProxyProtocol, Span,
-    Target, TunnelSpec, parse_networks,
+    Bind, CarrierChoice, Direction, Name, Numbered, Options, Oversize, Priority, Protocol,
+    ProxyProtocol, Span, Target, TunnelSpec, parse_networks,
 };
 
 /// What a tunnel is, as the command line says it.
@@ -59,6 +59,9 @@ pub(super) struct TunnelArgs {
     /// TCP: how long connections wait for a lost session and then go on, or off [default: 2m]
     #[arg(long, value_name = "DURATION", value_parser = resume)]
     resume: Option<Duration>,
+    /// What carries the tunnel's connection: auto, quic (UDP) or tls (TCP)
+    #[arg(long, value_name = "CARRIER", default_value_t, value_parser = word::<CarrierChoice>)]
+    carrier: CarrierChoice,
 }
 
 /// Both ends, as ssh writes them.
@@ -109,6 +112,7 @@ impl TunnelArgs {
                 Some(resume) => Some(resume).filter(|resume| !resume.is_zero()),
                 None => default.resume,
             },
+            carrier: self.carrier,
         }
     }
 }
@@ -146,6 +150,9 @@ pub(super) fn words(spec: &TunnelSpec) -> Vec<String> {
     if options.resume != default.resume {
         let resume = options.resume.unwrap_or_default();
         option("--resume", humantime::format_duration(resume).to_string());
+    }
+    if options.carrier != default.carrier {
+        option("--carrier", options.carrier.to_string());
     }
     for network in &options.trusted_proxies {
         option("--trusted-proxy", network.to_string());

@@ -58,7 +58,7 @@ pub async fn enrol(access: &Access, ticket: Ticket) -> Result<Enrolled, StartErr
     let introduction =
         Introduction { ticket: Some(ticket), ..access.introduction(Uuid::new_v4(), None) };
     let tasks = Tasks::new();
-    let attempt = |tries| Attempt { tasks: &tasks, tries, past: None };
+    let attempt = |tries| Attempt::first(&tasks, tries);
     let connected = retried(|tries| establish(access, &introduction, attempt(tries))).await;
     let Established { session, endpoint, addr, .. } = connected?;
     let terms = session.terms().clone();

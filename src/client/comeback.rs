@@ -11,7 +11,7 @@ use super::connect::{Attempt, jitter};
 use super::{Settings, Shared, StartError};
 use crate::session::Session;
 use crate::task::Tasks;
-use crate::transport::Whereabouts;
+use crate::transport::{Carrier, Whereabouts};
 use crate::tunnel::{Bind, Span};
 
 /// Attempts at a session that carries on one before it, as long as that may be.
@@ -22,6 +22,8 @@ pub(super) struct Comeback {
     /// Visitors know the port that it came to, where any would have done.
     binds: Span<Bind>,
     wait: Duration,
+    /// Whether TLS carried the session, in the network where this machine still is.
+    tls_at_once: bool,
     whereabouts: Whereabouts,
 }
 
@@ -33,6 +35,7 @@ impl Comeback {
             past: past.clone(),
             binds: shared.bind(),
             wait: Duration::ZERO,
+            tls_at_once: shared.link.carrier() == Carrier::Tls,
             whereabouts: Whereabouts::towards(past.connection().remote_addr()),
         }
     }
@@ -54,7 +57,7 @@ impl Comeback {
             () = tokio::time::sleep(jitter(self.wait)) => {}
             change = self.whereabouts.changed() => {
                 tracing::info!(%change, "the network changed");
-                self.wait = Duration::ZERO;
+                (self.wait, self.tls_at_once) = (Duration::ZERO, false);
             }
         }
     }
@@ -62,7 +65,8 @@ impl Comeback {
     /// `None` when there is reason to try again. Refusals are not network trouble: they are asked about once a minute.
     async fn attempt(&mut self) -> Option<Result<Declared, StartError>> {
         let Settings { access, tunnel, instance, .. } = &self.shared.settings;
-        let attempt = Attempt { tasks: &self.tasks, tries: 1, past: Some(&self.past) };
+        let (past, tls_at_once) = (Some(&self.past), self.tls_at_once);
+        let attempt = Attempt { tasks: &self.tasks, tries: 1, past, tls_at_once };
         match access.declare(tunnel, &self.binds, *instance, attempt).await {
             Err(StartError::Unpublished { .. }) if self.binds != tunnel.bind => {
                 self.binds = tunnel.bind.clone();

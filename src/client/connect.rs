@@ -42,6 +42,15 @@ pub(super) struct Attempt<'a> {
     pub(super) tries: u32,
     /// The session that is to go on.
     pub(super) past: Option<&'a Session>,
+    /// Whether TLS does not wait for QUIC.
+    pub(super) tls_at_once: bool,
+}
+
+impl<'a> Attempt<'a> {
+    /// Number `tries` in a row at a session that carries on none.
+    pub(super) fn first(tasks: &'a Tasks, tries: u32) -> Self {
+        Self { tasks, tries, past: None, tls_at_once: false }
+    }
 }
 
 /// One attempt at a session, number `tries` in a row. Every way to the router is tried, 250 ms apart; the first that
@@ -51,8 +60,9 @@ pub(super) async fn establish(
     introduction: &Introduction,
     attempt: Attempt<'_>,
 ) -> Result<Established, StartError> {
-    let Attempt { tasks, tries, past } = attempt;
+    let Attempt { tasks, tries, past, tls_at_once } = attempt;
     let Access { keypair, router, transport, session: settings, .. } = access;
+    let transport = &transport::Settings { tls_at_once, ..transport.clone() };
     let ways = resolve(router).await?;
     let (connection, endpoint, addr) =
         first_to_answer(ways, router.identity, keypair, transport, tries).await?;

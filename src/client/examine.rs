@@ -56,7 +56,7 @@ impl Examination {
 pub async fn examine(access: &Access, probes: usize) -> Result<Examination, StartError> {
     let (tasks, introduction) = (Tasks::new(), access.introduction(Uuid::new_v4(), None));
     let start = Instant::now();
-    let attempt = |tries| Attempt { tasks: &tasks, tries, past: None };
+    let attempt = |tries| Attempt::first(&tasks, tries);
     let established = retried(|tries| establish(access, &introduction, attempt(tries))).await?;
     let admitted_in = start.elapsed();
     let Established { session, endpoint, addr, .. } = established;

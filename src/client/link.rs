@@ -8,12 +8,13 @@ use tokio::sync::{mpsc, watch};
 use super::access::Declared;
 use super::comeback::{Comeback, Renewal};
 use super::connect::Established;
+use super::crossing::{Crossed, Crossing};
 use super::silence::Silence;
 use super::{End, Shared, StartError, reverse, udp};
 use crate::relay::{Flows, Scope, Side};
 use crate::session::{Event, Session};
 use crate::task::Tasks;
-use crate::transport::{Change, ClientEndpoint, Whereabouts};
+use crate::transport::{Carrier, ClientEndpoint, Whereabouts};
 use crate::tunnel::TunnelState;
 use crate::wire::Code;
 
@@ -69,6 +70,12 @@ impl Link {
         found.ok()?.ok()?.as_ref().map(|line| line.session.clone())
     }
 
+    /// What carries the session, or has carried the last one.
+    pub(super) fn carrier(&self) -> Carrier {
+        let endpoint = self.endpoint.lock().unwrap_or_else(PoisonError::into_inner);
+        endpoint.as_ref().map_or(Carrier::Quic, |endpoint| endpoint.carrier())
+    }
+
     pub(super) fn last_error(&self) -> Option<String> {
         self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -112,7 +119,7 @@ pub(super) async fn keep(shared: Arc<Shared>, tasks: Tasks, first: (Established,
     loop {
         let version = established.session.terms().peer_version.clone();
         let Established { events, early, addr, endpoint, .. } = established;
-        tracing::info!(router = %addr, version, carrier = super::CARRIER, "session up");
+        tracing::info!(router = %addr, version, carrier = %endpoint.carrier(), "session up");
         shared.set_state(TunnelState::Ready);
         let ending = until_end(&shared, &tasks, (&line, &endpoint), (early, events)).await;
         let back = match ending {
@@ -162,12 +169,13 @@ enum Ending {
 async fn until_end(
     shared: &Arc<Shared>,
     tasks: &Tasks,
-    (line, endpoint): (&Line, &ClientEndpoint),
+    (line, endpoint): (&Line, &Arc<ClientEndpoint>),
     (early, mut events): (Vec<Event>, mpsc::Receiver<Event>),
 ) -> Ending {
     let mut early = early.into_iter();
     let mut whereabouts = Whereabouts::towards(line.session.connection().remote_addr());
-    let mut silence = Silence::of(&line.session);
+    let mut silence = Silence::of(&line.session, PATIENCE);
+    let mut crossing = Crossing::of(shared, line, endpoint);
     let mut renewal = Renewal::default();
     let mut lost = None;
     loop {
@@ -191,7 +199,8 @@ async fn until_end(
                 shared.link.line.send_replace(None);
                 lost = Some(ended.reason);
             }
-            change = whereabouts.changed() => moved(endpoint, change),
+            change = whereabouts.changed() => crossing.moves(&change),
+            crossed = crossing.turns() => shared.crosses(crossed),
             is_silent = silence.turns() => {
                 shared.heard(is_silent);
                 if is_silent && line.session.outlives() {
@@ -230,14 +239,6 @@ fn hear(shared: &Arc<Shared>, tasks: &Tasks, line: &Line, event: Event) -> Optio
     None
 }
 
-/// The router is to hear from where this machine is now.
-fn moved(endpoint: &ClientEndpoint, change: Change) {
-    tracing::info!(%change, "the network changed");
-    if let Err(error) = endpoint.rebind() {
-        tracing::warn!(%error, "the connection keeps its old socket");
-    }
-}
-
 impl Shared {
     /// The router is silent, or is heard again: that shows in the state.
     fn heard(&self, is_silent: bool) {
@@ -248,6 +249,12 @@ impl Shared {
         self.set_state(state);
         self.link.note(note);
         tracing::info!("the router {}", if is_silent { "is silent" } else { "is heard again" });
+    }
+
+    /// Something else carries the session.
+    fn crosses(&self, Crossed(carrier): Crossed) {
+        self.metrics.crossings.inc();
+        tracing::info!(%carrier, "the session goes on over another carrier");
     }
 
     /// Ends a tunnel that another process has now: whoever is here already is served to the end. [RVS-4]
@@ -278,6 +285,8 @@ impl Shared {
     }
 }
 
+/// A path that is back within this time needs no other connection: QUIC and its pulse are quicker.
+const PATIENCE: Duration = Duration::from_secs(6);
 /// What `status` says while a connection passes nothing.
 const SILENT: &str = "the router has not been heard of for some seconds";
 /// A router that is busy takes so long from accepting a visitor to opening its stream.

@@ -7,6 +7,7 @@
 mod access;
 mod comeback;
 mod connect;
+mod crossing;
 mod declare;
 mod error;
 mod examine;
@@ -37,6 +38,7 @@ pub(crate) use status::{packets, path_status, refusals, version};
 use crate::ends::{DialSettings, ListenError, Listener, UdpPort};
 use crate::registry::Call;
 use crate::task::Tasks;
+use crate::transport::Carrier;
 use crate::tunnel::{Bind, Direction, Protocol, Span, TunnelId, TunnelSpec, TunnelState};
 use crate::{relay, session, telemetry};
 use connect::{Attempt, retried};
@@ -127,7 +129,7 @@ pub async fn start(settings: Settings) -> Result<Running, StartError> {
     let sockets = Sockets::bind(&settings.tunnel)?;
     let tasks = Tasks::new();
     let Settings { access, tunnel, instance, .. } = &settings;
-    let attempt = |tries| Attempt { tasks: &tasks, tries, past: None };
+    let attempt = |tries| Attempt::first(&tasks, tries);
     let declared =
         retried(|tries| access.declare(tunnel, &tunnel.bind, *instance, attempt(tries))).await;
     let first = match declared {
@@ -234,8 +236,8 @@ impl Running {
     }
 
     /// What carries the session.
-    pub fn carrier(&self) -> &'static str {
-        CARRIER
+    pub fn carrier(&self) -> Carrier {
+        self.shared.link.carrier()
     }
 
     /// Takes requests of the control socket.
@@ -335,8 +337,6 @@ impl Shared {
     }
 }
 
-/// What carries the session: the only carrier of this version.
-const CARRIER: &str = "quic";
 /// Users that may wait to be accepted; the system's own limit is below it on most hosts.
 const BACKLOG: u32 = 4_096;
 /// Requests of the control socket that wait.

@@ -48,7 +48,7 @@ impl Line {
         // Nobody makes a second connection here.
         let options = Options { resume: None, ..tunnel.options.clone() };
         let tunnel = &TunnelSpec { options, ..tunnel.clone() };
-        let attempt = |tries| Attempt { tasks: &tasks, tries, past: None };
+        let attempt = |tries| Attempt::first(&tasks, tries);
         let declared =
             retried(|tries| access.declare(tunnel, &tunnel.bind, instance, attempt(tries)));
         let Established { session, endpoint, .. } = declared.await?.established;

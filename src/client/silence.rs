@@ -15,15 +15,17 @@ pub(super) struct Silence {
     /// When the first packet left that nothing has answered since.
     since: Option<Instant>,
     is_silent: bool,
+    patience: Duration,
     /// When to look next.
     due: Instant,
 }
 
 impl Silence {
-    pub(super) fn of(session: &Session) -> Self {
+    /// A router is silent that has not answered for `patience`.
+    pub(super) fn of(session: &Session, patience: Duration) -> Self {
         let (session, seen) = (session.clone(), session.connection().activity());
         let due = Instant::now() + LOOK_EVERY;
-        Self { session, seen, since: None, is_silent: false, due }
+        Self { session, seen, since: None, is_silent: false, patience, due }
     }
 
     /// Waits until the router falls silent, which is true, or is heard again. Cancel-safe.
@@ -45,12 +47,10 @@ impl Silence {
             (self.seen, self.since, self.is_silent) = (seen, None, false);
         } else if seen.sent != self.seen.sent {
             let since = *self.since.get_or_insert(now);
-            self.is_silent = now.duration_since(since) >= PATIENCE;
+            self.is_silent = now.duration_since(since) >= self.patience;
         }
         before != self.is_silent
     }
 }
 
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// A path that is back within this time needs no other connection: QUIC and its pulse are quicker.
-const PATIENCE: Duration = Duration::from_secs(6);

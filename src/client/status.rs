@@ -8,8 +8,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
+use super::Shared;
 use super::probe::probe;
-use super::{CARRIER, Shared};
 use crate::registry::{
     Call, ConnectionStatus, PacketStatus, PathStatus, Refusal, Request, RouterView, RpcError,
     TlsStatus, TunnelStatus, rfc3339,
@@ -82,7 +82,7 @@ impl Shared {
             bind: Some(self.bind()),
             protocol: Some(tunnel.protocol),
             direction: Some(tunnel.direction),
-            carrier: session.as_ref().map(|_| CARRIER.to_owned()),
+            carrier: session.as_ref().map(|_| self.link.carrier().to_string()),
             created_at,
             active_connections: totals.active,
             connections_total: totals.opened,
@@ -222,6 +222,7 @@ pub(super) struct Metrics {
     session: Gauge,
     /// Connections that were taken up on another session, whether or not the router still had them.
     pub(super) resumed: Counter,
+    pub(super) crossings: Counter,
     packets: TrafficMetrics,
 }
 
@@ -247,6 +248,10 @@ impl Metrics {
             resumed: registry.register_counter(
                 "resumed_connections",
                 "Connections taken up again after their session was lost",
+            ),
+            crossings: registry.register_counter(
+                "carrier_changes",
+                "Times that the session went on over another carrier",
             ),
             packets: TrafficMetrics::new(registry),
             registry: registry.clone(),

@@ -143,7 +143,7 @@ fn write_tunnel(out: &mut String, tunnel: &TunnelSpec) {
 }
 
 /// The options by their keys; `None` is what the absence of a key means.
-fn values(options: &Options) -> [(&'static str, Option<Value>); 8] {
+fn values(options: &Options) -> [(&'static str, Option<Value>); 9] {
     // Every field by name: a new one that is not written would be lost in silence.
     let Options {
         group,
@@ -154,6 +154,7 @@ fn values(options: &Options) -> [(&'static str, Option<Value>); 8] {
         trusted_proxies,
         priority,
         resume,
+        carrier,
     } = options;
     let networks: Vec<String> = trusted_proxies.iter().map(ToString::to_string).collect();
     let text = |text: &str| Some(Value::Text(text.to_owned()));
@@ -166,6 +167,7 @@ fn values(options: &Options) -> [(&'static str, Option<Value>); 8] {
         ("trusted_proxies", (!networks.is_empty()).then_some(Value::Texts(networks))),
         ("priority", text(priority.as_str())),
         ("resume", Some(Value::Duration(resume.unwrap_or_default()))),
+        ("carrier", text(carrier.as_str())),
     ]
 }
 

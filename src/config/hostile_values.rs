@@ -94,6 +94,7 @@ const ILLEGAL: &[(&str, &[&str])] = &[
     ("tunnels.max_flows", &["0", "65537", "-1", "\"1\"", "1.5", "\"off\""]),
     ("tunnels.oversize", &["\"cut\"", "\"Drop\"", "1", "false"]),
     ("tunnels.priority", &["\"high\"", "\"Bulk\"", "1", "true", "\"\""]),
+    ("tunnels.carrier", &["\"udp\"", "\"TLS\"", "\"\"", "true", "1"]),
     ("tunnels.resume", &["\"0s\"", "120", "\"999ms\"", "\"61m\"", "\"never\"", "true"]),
     ("tunnels.proxy_protocol", &["\"v3\"", "\"V1\"", "1", "true", "\"on\""]),
     (
@@ -208,6 +209,7 @@ fn h86_the_routers_keys_too() {
         ("limits.max_streams", &["0", "16385", "1.0"][..]),
         ("limits.dial_timeout", &["10", "\"99ms\"", "\"3min\"", "\"off\""][..]),
         ("limits.lease", &["\"0s\"", "60", "\"999ms\"", "\"366days\"", "true"][..]),
+        ("listen.tcp", &["\"yes\"", "1", "\"\""][..]),
         ("limits.resume", &["\"0s\"", "60", "\"999ms\"", "\"61m\"", "true"][..]),
     ] {
         let (section, key) = name.split_once('.').expect("section.key");

@@ -1,7 +1,7 @@
 //! The table of keys. A key stands here when this version honours it, and only then.
 
 use super::schema::{Absent, Key, Kind, Places};
-use crate::tunnel::{Direction, Oversize, Priority, Protocol, ProxyProtocol};
+use crate::tunnel::{CarrierChoice, Direction, Oversize, Priority, Protocol, ProxyProtocol};
 
 /// A key of the file, the environment and flags, with a default.
 const fn key(
@@ -48,7 +48,7 @@ const ROUTER_ADDRESS: &[Key] = &[
         ("the one enrolled router", "203.0.113.7"),
         "The router that the client connects to: an address or a name.",
     ),
-    key("router", "port", PORT, "9999", "The router's UDP port."),
+    key("router", "port", PORT, "9999", "The router's port, UDP and TCP."),
 ];
 
 const CLIENT_SECURITY: &[Key] = &[
@@ -187,10 +187,29 @@ const TUNNELS: &[Key] = &[
         Absent::Value("2m"),
         "TCP: how long connections wait for a lost session and then go on; the router's limit may be lower.",
     ),
+    in_tunnel(
+        "carrier",
+        Kind::Choice(CarrierChoice::WORDS),
+        Absent::Value("auto"),
+        "What carries the tunnel's connection: QUIC over UDP, TLS over TCP, or the latter as long as there is no UDP.",
+    ),
 ];
 
 const LISTEN: &[Key] = &[
-    key("listen", "bind", Kind::Bind, "0.0.0.0:9999", "Where the router listens (UDP)."),
+    key(
+        "listen",
+        "bind",
+        Kind::Bind,
+        "0.0.0.0:9999",
+        "Where the router listens (UDP, and TCP for carrier tls).",
+    ),
+    key(
+        "listen",
+        "tcp",
+        Kind::Switch,
+        "true",
+        "Whether the router takes clients whose network carries no UDP, over TLS on the TCP port of the same number.",
+    ),
     open(
         "listen",
         "advertise",

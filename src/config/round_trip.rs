@@ -9,8 +9,8 @@ use proptest::sample::subsequence;
 use super::schema::{Absent, Key, Kind, Places};
 use super::*;
 use crate::tunnel::{
-    BindAddr, Direction, Host, HostPort, Identity, Name, Options, Oversize, Priority, Protocol,
-    ProxyProtocol, TunnelSpec,
+    BindAddr, CarrierChoice, Direction, Host, HostPort, Identity, Name, Options, Oversize,
+    Priority, Protocol, ProxyProtocol, TunnelSpec,
 };
 
 /// A legal value of a kind, as the environment writes it.
@@ -125,6 +125,7 @@ fn options() -> impl Strategy<Value = Options> {
         word::<Oversize>(Oversize::WORDS),
         word::<ProxyProtocol>(ProxyProtocol::WORDS),
         word::<Priority>(Priority::WORDS),
+        word::<CarrierChoice>(CarrierChoice::WORDS),
     );
     let resume = (1_000..=3_600_000_u64).prop_map(Duration::from_millis);
     let numbers = (option::of(idle), 1..=65_536_usize, option::of(resume));
@@ -132,7 +133,7 @@ fn options() -> impl Strategy<Value = Options> {
         |(
             group,
             (flow_idle, max_flows, resume),
-            (oversize, proxy_protocol, priority),
+            (oversize, proxy_protocol, priority, carrier),
             networks,
         )| Options {
             group,
@@ -146,6 +147,7 @@ fn options() -> impl Strategy<Value = Options> {
                 .collect(),
             priority,
             resume,
+            carrier,
         },
     );
     prop_oneof![Just(Options::default()), some]

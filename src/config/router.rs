@@ -22,6 +22,8 @@ pub struct RouterConfig {
     pub advertise: Vec<HostPort>,
     /// Whether a client needs a token besides its key.
     pub require_token: bool,
+    /// Whether it listens on TCP too.
+    pub tcp: bool,
     /// The router's private key.
     pub private_key_path: PathBuf,
     /// Whether somebody named the key file (a mounted secret is accepted only then).
@@ -84,6 +86,7 @@ impl RouterConfig {
                 .and_then(|text| text.parse().ok())
                 .expect(HAS_DEFAULT),
             advertise: advertise.iter().filter_map(|text| text.parse().ok()).collect(),
+            tcp: resolved.switch("listen", "tcp").expect(HAS_DEFAULT),
             require_token: resolved.switch("policy", "require_token").expect(HAS_DEFAULT),
             private_key_named: named.is_some(),
             private_key_path: or_in_home(named, environment, Home::router_key)?,

@@ -214,6 +214,7 @@ impl Draft {
             trusted_proxies: parse_networks(&networks).ok()?,
             priority: self.word("priority")?,
             resume: duration("resume")?,
+            carrier: self.word("carrier")?,
         })
     }
 

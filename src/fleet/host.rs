@@ -126,7 +126,7 @@ impl Host {
             bind: self.running.bind(),
             source: self.launch.spec.source.clone(),
             ready_ms: u64::try_from(ready_in.as_millis()).unwrap_or(u64::MAX),
-            carrier: self.running.carrier().to_owned(),
+            carrier: self.running.carrier().to_string(),
         }
     }
 

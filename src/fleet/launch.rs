@@ -15,6 +15,7 @@ use crate::config::Logging;
 use crate::identity::{Keypair, Token};
 use crate::registry::{self, NewRecord, RecordConfig};
 use crate::telemetry::{LogFormat, LogOutput, LogSettings};
+use crate::transport;
 use crate::tunnel::{Bind, Direction, HostPort, Identity, Span, Target, TunnelId, TunnelSpec};
 
 /// What a tunnel process is started with. It travels through a pipe: nothing of it is in arguments or environment.
@@ -183,7 +184,10 @@ impl Launch {
                 router: self.router.clone().into(),
                 client_name: self.client_name.clone(),
                 token,
-                transport: self.tuning.transport(),
+                transport: transport::Settings {
+                    carrier: self.spec.options.carrier,
+                    ..self.tuning.transport()
+                },
                 session: self.tuning.session(),
             },
             relay: self.tuning.relay(),

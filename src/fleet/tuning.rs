@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{CipherSuite, Congestion, OptimizeFor, Performance, PostQuantum};
 use crate::ends::DialSettings;
-use crate::tunnel::Priority;
+use crate::tunnel::{CarrierChoice, Priority};
 use crate::{client, relay, session, transport};
 
 /// What a process is tuned with; travels to a tunnel process as JSON.
@@ -76,6 +76,8 @@ impl Tuning {
             idle_timeout: self.idle_timeout,
             connect_timeout: self.connect_timeout,
             max_packet: self.max_packet,
+            carrier: CarrierChoice::default(),
+            tls_at_once: false,
             trust_loopback: true,
             cipher_suites: self.cipher_suites.iter().filter_map(|name| suite(name)).collect(),
             post_quantum: match self.post_quantum.as_str() {

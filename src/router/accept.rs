@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::{Shared, admit, serve};
 use crate::session::{HandshakeError, accept as applicant};
 use crate::task::Tasks;
-use crate::transport::Arrival;
+use crate::transport::{Arrival, Caller};
 
 /// Accepts until the router stops. Handshakes run in tasks of their own: a silent peer stalls nobody.
 pub(super) async fn accept(shared: Arc<Shared>, tasks: Tasks) {
@@ -17,6 +17,10 @@ pub(super) async fn accept(shared: Arc<Shared>, tasks: Tasks) {
     loop {
         let arrival = tokio::select! {
             arrival = shared.endpoint.accept() => arrival,
+            caller = shared.endpoint.call() => {
+                gate.call(caller, &tasks);
+                continue;
+            }
             () = shared.accepting.cancelled() => return,
         };
         let Some(arrival) = arrival else { return };
@@ -122,6 +126,23 @@ impl Gate {
         } else {
             Verdict::Enter
         }
+    }
+
+    /// Lets somebody in who calls by TCP, or hangs up. The address is their own: the handshake of TCP has shown that.
+    fn call(&mut self, caller: Caller, tasks: &Tasks) {
+        let addr = caller.remote_addr();
+        if self.judge(addr, true, Instant::now()) != Verdict::Enter {
+            return;
+        }
+        let seat = self.seat(addr);
+        tasks.spawn_until_cancelled("tls", async move {
+            let Some(lane) = caller.handshake().await else {
+                return tracing::debug!(%addr, "no TLS came about");
+            };
+            drop(seat);
+            let error = lane.carry().await;
+            tracing::debug!(%addr, %error, "a TLS connection ended");
+        });
     }
 
     fn seat(&self, addr: SocketAddr) -> Seat {

@@ -9,8 +9,8 @@ use crate::policy::Decision;
 use crate::relay::FlowRules;
 use crate::routes::Holder;
 use crate::tunnel::{
-    Bind, Direction, Name, Options, Oversize, Priority, Protocol, ProxyProtocol, Target,
-    UnixPathError, parse_networks,
+    Bind, CarrierChoice, Direction, Name, Options, Oversize, Priority, Protocol, ProxyProtocol,
+    Target, UnixPathError, parse_networks,
 };
 use crate::wire::{self, Code, Declare, Declared, check_version};
 
@@ -209,6 +209,8 @@ fn read(declare: &Declare) -> Result<Asked, Refusal> {
             Ok(wire::Priority::Bulk) => Priority::Bulk,
             Ok(wire::Priority::Normal) | Err(_) => Priority::Normal,
         },
+        // The client's own affair.
+        carrier: CarrierChoice::default(),
         resume: (declare.resume_ms > 0).then(|| Duration::from_millis(declare.resume_ms.into())),
     };
     Ok(Asked { tunnel: declare.tunnel, name, direction, protocol, options })

@@ -127,9 +127,11 @@ pub async fn start(mut settings: Settings) -> Result<Running, StartError> {
         &settings.secrets,
         settings.bind,
     )?;
-    let local_addr = endpoint
-        .local_addr()
-        .map_err(|source| EndpointError::Socket { addr: settings.bind, source })?;
+    let local_addr = endpoint.local_addr().map_err(|source| EndpointError::Socket {
+        protocol: "UDP",
+        addr: settings.bind,
+        source,
+    })?;
     // With port 0 the real one is known only now.
     for address in settings.advertise.iter_mut().filter(|address| address.port == 0) {
         address.port = local_addr.port();

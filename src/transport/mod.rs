@@ -3,21 +3,28 @@
 //! QUIC with TLS 1.3 and raw public keys on both sides, tuned for the path at hand; it knows keys but not who may
 //! enter, and streams but not what is on them. Implements `proto-spec/session.md`, chapter "Connection".
 
+mod carrier;
 mod congestion;
 mod connection;
+mod dialling;
 mod endpoint;
+mod junction;
+mod lane;
 mod negotiated;
 mod packets;
 mod secrets;
 mod settings;
 mod share;
 mod socket;
+mod tcp;
 mod tls;
 mod whereabouts;
 
+pub use carrier::Carrier;
 pub use congestion::Steering;
 pub use connection::{Activity, Connection, DATAGRAM_OVERHEAD, PathStats};
-pub use endpoint::{Arrival, ClientEndpoint, ConnectError, EndpointError, RouterEndpoint};
+pub use dialling::{ClientEndpoint, ConnectError};
+pub use endpoint::{Arrival, EndpointError, RouterEndpoint};
 pub use negotiated::Negotiated;
 #[doc(hidden)]
 pub use negotiated::is_server_hello;
@@ -25,6 +32,7 @@ pub use secrets::Secrets;
 pub use settings::{CipherSuite, Congestion, DATAGRAM_QUEUE, OptimizeFor, PostQuantum, Settings};
 pub use share::ShareCell;
 pub use socket::advice_on_buffers;
+pub use tcp::{Caller, TlsLane};
 pub use whereabouts::{Change, Whereabouts};
 
 pub use quinn::{

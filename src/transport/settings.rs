@@ -10,7 +10,7 @@ use quinn::{IdleTimeout, TransportConfig, VarInt};
 use super::packets::{Packets, Route};
 
 use super::ShareCell;
-use crate::tunnel::Priority;
+use crate::tunnel::{CarrierChoice, Priority};
 
 /// What can be set about a connection. Both ends have their own; the stricter idle limit wins.
 #[derive(Clone, Debug)]
@@ -28,6 +28,10 @@ pub struct Settings {
     /// Largest UDP payload in bytes, from 1,200, of what this end sends and lets the peer send; `None` takes what the
     /// path carries.
     pub max_packet: Option<u16>,
+    /// What may carry the packets. A router listens on UDP always.
+    pub carrier: CarrierChoice,
+    /// Whether TLS does not wait for QUIC's head start: it has won here before.
+    pub tls_at_once: bool,
     /// Whether a loopback address is this machine itself, which carries large packets and drops few. Off, it is a path
     /// like any other: for relays.
     pub trust_loopback: bool,
@@ -91,6 +95,8 @@ impl Default for Settings {
             idle_timeout: Duration::from_secs(30),
             connect_timeout: Duration::from_secs(3),
             max_packet: None,
+            carrier: CarrierChoice::default(),
+            tls_at_once: false,
             trust_loopback: true,
             cipher_suites: vec![
                 CipherSuite::Aes128Gcm,
@@ -106,6 +112,11 @@ impl Settings {
     /// Five keep-alives fit into an idle limit and a half: one lost packet must not end a connection.
     fn keep_alive(&self) -> Duration {
         (self.idle_timeout / 6).min(Duration::from_secs(5)).max(Duration::from_millis(100))
+    }
+
+    /// How long a router lets a handshake take.
+    pub(super) fn handshake_limit(&self) -> Duration {
+        self.connect_timeout.max(HANDSHAKE_TIMEOUT)
     }
 
     /// quinn's settings for a connection on `route` whose share is what `share` says; the router starts narrow and widens
@@ -177,6 +188,8 @@ impl Settings {
     }
 }
 
+/// For who is on a long, lossy link.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Smaller than QUIC's default of 333 ms: most paths are, and a lost first packet is sent again sooner.
 const INITIAL_RTT: Duration = Duration::from_millis(100);
 /// The ceiling of what one stream may have in flight; the real bound is the sender's window of undelivered bytes.

@@ -87,7 +87,7 @@ impl AsyncUdpSocket for Trains {
 }
 
 /// A train, cut into such that one send can carry.
-fn parts<'a>(transmit: &'a Transmit<'a>) -> impl Iterator<Item = Transmit<'a>> {
+pub(super) fn parts<'a>(transmit: &'a Transmit<'a>) -> impl Iterator<Item = Transmit<'a>> {
     let whole = transmit.contents.len();
     let length = match transmit.segment_size {
         Some(size) if whole > LARGEST_SEND => (LARGEST_SEND / size).max(1) * size,
@@ -147,7 +147,7 @@ const WANTED: usize = 4 << 20;
 /// UDP's largest payload: 65,535 of IPv4 less 28 of headers.
 const LARGEST_SEND: usize = 65_507;
 /// What one receive brings at most.
-const LARGEST_TRAIN: usize = 64 << 10;
+pub(super) const LARGEST_TRAIN: usize = 64 << 10;
 
 #[cfg(test)]
 mod tests {

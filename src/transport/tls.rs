@@ -42,7 +42,10 @@ pub enum TlsError {
 
 /// The router's side: shows its key, demands one. No resumption and no early data: a revoked key must not come back
 /// through a ticket. [SES-21] [SES-22]
-pub(super) fn router(settings: &Settings, keypair: &Keypair) -> Result<QuicServerConfig, TlsError> {
+pub(super) fn router(
+    settings: &Settings,
+    keypair: &Keypair,
+) -> Result<Arc<rustls::ServerConfig>, TlsError> {
     let provider = provider(settings);
     let verifier = Arc::new(AnyKey { algorithms: provider.signature_verification_algorithms });
     let mut config = rustls::ServerConfig::builder_with_provider(provider)
@@ -54,7 +57,7 @@ pub(super) fn router(settings: &Settings, keypair: &Keypair) -> Result<QuicServe
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.max_early_data_size = 0;
     config.cert_decompressors.clear();
-    Ok(QuicServerConfig::with_initial(Arc::new(config), initial_suite())?)
+    Ok(Arc::new(config))
 }
 
 /// The client's side: shows its key, accepts the pinned one and no other. [SES-23]
@@ -62,7 +65,7 @@ pub(super) fn client(
     settings: &Settings,
     keypair: &Keypair,
     pin: Identity,
-) -> Result<(QuicClientConfig, Arc<PinnedKey>), TlsError> {
+) -> Result<(Arc<rustls::ClientConfig>, Arc<PinnedKey>), TlsError> {
     let provider = provider(settings);
     let verifier = Arc::new(PinnedKey {
         pin,
@@ -81,7 +84,21 @@ pub(super) fn client(
     config.resumption = Resumption::disabled();
     config.enable_early_data = false;
     config.cert_decompressors.clear();
-    Ok((QuicClientConfig::with_initial(Arc::new(config), initial_suite())?, verifier))
+    Ok((Arc::new(config), verifier))
+}
+
+/// The router's side for QUIC.
+pub(super) fn quic_router(
+    config: Arc<rustls::ServerConfig>,
+) -> Result<QuicServerConfig, NoInitialCipherSuite> {
+    QuicServerConfig::with_initial(config, initial_suite())
+}
+
+/// The client's side for QUIC.
+pub(super) fn quic_client(
+    config: Arc<rustls::ClientConfig>,
+) -> Result<QuicClientConfig, NoInitialCipherSuite> {
+    QuicClientConfig::with_initial(config, initial_suite())
 }
 
 /// What may be negotiated. [SES-25]

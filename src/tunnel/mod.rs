@@ -18,8 +18,8 @@ pub use identity::{Identity, ParseIdentityError};
 pub use name::{Name, NameError, TunnelId};
 pub use span::{Numbered, Span};
 pub use spec::{
-    Direction, Options, Oversize, Priority, Protocol, ProxyProtocol, SpecError, TunnelSpec,
-    parse_networks,
+    CarrierChoice, Direction, Options, Oversize, Priority, Protocol, ProxyProtocol, SpecError,
+    TunnelSpec, parse_networks,
 };
 pub use state::TunnelState;
 pub use unix::{UnixPath, UnixPathError};

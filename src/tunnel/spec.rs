@@ -71,6 +71,19 @@ pub enum Priority {
     Bulk,
 }
 
+/// What may carry a tunnel's connection to the router.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CarrierChoice {
+    /// QUIC over UDP, and TLS over TCP as long as a network carries no UDP.
+    #[default]
+    Auto,
+    /// QUIC over UDP, always.
+    Quic,
+    /// TLS over TCP, always.
+    Tls,
+}
+
 /// What can be asked of a tunnel besides its ends.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Options {
@@ -92,6 +105,9 @@ pub struct Options {
     /// How long its TCP connections outlive the connection to the router that carries them; `None`: they do not.
     #[serde(default)]
     pub resume: Option<Duration>,
+    /// What carries its connection to the router.
+    #[serde(default)]
+    pub carrier: CarrierChoice,
 }
 
 /// A tunnel as somebody asked for it.
@@ -154,6 +170,7 @@ impl Default for Options {
             trusted_proxies: Vec::new(),
             priority: Priority::default(),
             resume: Some(Self::RESUME),
+            carrier: CarrierChoice::default(),
         }
     }
 }
@@ -245,6 +262,7 @@ words! {
     Protocol { Tcp = "tcp", Udp = "udp" }
     Oversize { Fragment = "fragment", Stream = "stream", Drop = "drop" }
     ProxyProtocol { Off = "off", V1 = "v1", V2 = "v2" }
+    CarrierChoice { Auto = "auto", Quic = "quic", Tls = "tls" }
     Priority { Interactive = "interactive", Normal = "normal", Bulk = "bulk" }
 }
 

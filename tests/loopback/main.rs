@@ -5,8 +5,11 @@
 #![allow(clippy::disallowed_macros, reason = "a test prints its figures")]
 #![allow(clippy::disallowed_methods, reason = "the tasks of a test end with its runtime")]
 
+use conduit::tunnel::CarrierChoice;
+
 mod admission;
 mod bytes;
+mod carriers;
 mod credit;
 mod declarations;
 mod endings;
@@ -15,6 +18,7 @@ mod hostile_flows;
 mod hostile_resumption;
 mod hostile_reverse;
 mod hostile_router;
+mod hostile_tcp;
 mod isolation;
 #[path = "../link/mod.rs"]
 mod link;
@@ -27,3 +31,6 @@ mod stage;
 mod stranger;
 #[cfg(unix)]
 mod unix_sockets;
+
+/// What carries the tunnels of a stage.
+const CARRIER: CarrierChoice = CarrierChoice::Auto;

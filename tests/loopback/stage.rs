@@ -110,7 +110,10 @@ impl Stage {
             tunnel,
             instance: Uuid::new_v4(),
             access: Access {
-                transport: self.transport.clone(),
+                transport: transport::Settings {
+                    carrier: crate::CARRIER,
+                    ..self.transport.clone()
+                },
                 ..Access::new(Arc::clone(&self.owner), way, "loopback")
             },
             relay: relay::Settings::default(),

@@ -60,7 +60,7 @@ fn lifetime(text: &str) -> Result<Duration, String> {
 
 const EXAMPLES: &str = "\
 Examples:
-  conduit router                                 listen on 0.0.0.0:9999/udp
+  conduit router                                 listen on 0.0.0.0:9999
   conduit router --bind 0.0.0.0:443 --advertise tunnel.example.org:443
   conduit router -f router.toml
   conduit router --service-file systemd          print a unit that runs it with the machine

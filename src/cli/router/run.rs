@@ -21,7 +21,8 @@ use crate::router::{self, Advertised, Running};
 use crate::store::Store;
 use crate::task::Tasks;
 use crate::telemetry::{self, LogControl, LogFormat, LogOutput, LogSettings};
-use crate::tunnel::{Bind, BindAddr, HostPort, TunnelState};
+use crate::transport;
+use crate::tunnel::{Bind, BindAddr, CarrierChoice, HostPort, TunnelState};
 
 /// Options of `router` itself.
 #[derive(Debug, clap::Args)]
@@ -118,7 +119,10 @@ fn settings(
         require_token: config.require_token,
         max_clients: config.max_clients,
         max_connections: config.performance.max_connections,
-        transport: tuning.transport(),
+        transport: transport::Settings {
+            carrier: if config.tcp { CarrierChoice::Auto } else { CarrierChoice::Quic },
+            ..tuning.transport()
+        },
         session,
         relay: tuning.relay(),
         dial: DialSettings {
@@ -143,9 +147,18 @@ fn real_port(bind: SocketAddr) -> Result<SocketAddr, Failure> {
     if bind.port() != 0 {
         return Ok(bind);
     }
-    let chosen = std::net::UdpSocket::bind(bind).and_then(|socket| socket.local_addr());
+    let free_for_both = || {
+        let tcp = std::net::TcpListener::bind(bind)?;
+        std::net::UdpSocket::bind(tcp.local_addr()?)?.local_addr()
+    };
+    let mut chosen = free_for_both();
+    for _ in 1..FREE_PORTS {
+        if chosen.is_err() {
+            chosen = free_for_both();
+        }
+    }
     chosen.map_err(|error| {
-        let message = format!("there is no free UDP port at {}: {error}", bind.ip());
+        let message = format!("there is no free port at {}: {error}", bind.ip());
         Failure::new(Kind::System, "bind", message)
     })
 }
@@ -201,7 +214,7 @@ async fn announce(
     }
     let addresses: Vec<String> = advertised.addresses.iter().map(ToString::to_string).collect();
     context.line(&format!("  identity   {identity}"))?;
-    context.line(&format!("  listening  {bind}/udp"))?;
+    context.line(&format!("  listening  {bind}"))?;
     context.line(&format!("  addresses  {}", addresses.join(", ")))?;
     if advertised.all_private {
         warn(PRIVATE);
@@ -313,5 +326,7 @@ fn print_service(
     service::print(context, system, crate::service::Kind::Router, "Conduit router", words, low)
 }
 
+/// Attempts to find a port that UDP and TCP both have free.
+const FREE_PORTS: u32 = 16;
 /// For the control socket's last answers.
 const FAREWELL: Duration = Duration::from_secs(2);

@@ -92,9 +92,10 @@ impl World {
         let index = self.flows.len() as u16;
         let client_addr: SocketAddr = (DOCUMENTATION, 1_000 + index).into();
         let server_addr: SocketAddr = (DOCUMENTATION, 2_000 + index).into();
-        let crypto = tls::router(&settings, &server).expect("TLS settings");
+        let crypto = tls::router(&settings, &server).and_then(|it| Ok(tls::quic_router(it)?));
         let secrets = Secrets::from_seed([3; 32]);
-        let mut serve = ServerConfig::new(Arc::new(crypto), secrets.token_key());
+        let mut serve =
+            ServerConfig::new(Arc::new(crypto.expect("TLS settings")), secrets.token_key());
         serve.transport_config(Arc::new(settings.transport(&route, true, &Arc::default())));
         let mut endpoint = || {
             let mut seed = [0; 32];
@@ -106,6 +107,7 @@ impl World {
         let router = Endpoint::new(config, Some(Arc::new(serve)), true, Some(one));
         let mut dialling = Endpoint::new(Arc::default(), None, true, Some(two));
         let (crypto, _) = tls::client(&settings, &client, server.identity()).expect("TLS settings");
+        let crypto = tls::quic_client(crypto).expect("a suite for the first packets");
         let mut dial = ClientConfig::new(Arc::new(crypto));
         let mut transport = settings.transport(&route, false, &Arc::default());
         transport.congestion_controller_factory(controller);

@@ -1,0 +1,141 @@
+//! TLS over TCP, for networks that carry no UDP: how a client dials it and how a router answers. Implements
+//! `proto-spec/carriers.md`, chapter "Connection".
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::pki_types::ServerName;
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
+
+use super::endpoint::SERVER_NAME;
+use super::junction::{Junction, Opened};
+
+/// A router's TCP port.
+#[derive(Debug)]
+pub(super) struct TlsListener {
+    listener: TcpListener,
+    crypto: Arc<rustls::ServerConfig>,
+    junction: Arc<Junction>,
+    /// How long a handshake may take.
+    limit: Duration,
+}
+
+/// Somebody who has connected: nothing is known of them but an address, which is their own.
+#[derive(Debug)]
+pub struct Caller {
+    stream: TcpStream,
+    remote: SocketAddr,
+    crypto: Arc<rustls::ServerConfig>,
+    junction: Arc<Junction>,
+    limit: Duration,
+}
+
+/// A TLS connection with somebody who holds some key.
+#[derive(Debug)]
+pub struct TlsLane {
+    stream: server::TlsStream<TcpStream>,
+    opened: Opened,
+}
+
+impl TlsListener {
+    /// Binds `addr`. An IPv6 wildcard takes IPv4 too. [CAR-1]
+    pub(super) fn bind(
+        addr: SocketAddr,
+        crypto: Arc<rustls::ServerConfig>,
+        junction: Arc<Junction>,
+        limit: Duration,
+    ) -> io::Result<Self> {
+        let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+        if addr.is_ipv6() {
+            socket.set_only_v6(false)?;
+        }
+        // Connections of a router before this one may still be closing.
+        #[cfg(unix)]
+        socket.set_reuse_address(true)?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&addr.into())?;
+        socket.listen(BACKLOG)?;
+        let listener = TcpListener::from_std(socket.into())?;
+        Ok(Self { listener, crypto, junction, limit })
+    }
+
+    /// The next caller. Does no cryptography. Cancel-safe.
+    pub(super) async fn accept(&self) -> Caller {
+        loop {
+            match self.listener.accept().await {
+                Ok((stream, remote)) => {
+                    let (crypto, junction) = (Arc::clone(&self.crypto), Arc::clone(&self.junction));
+                    return Caller { stream, remote, crypto, junction, limit: self.limit };
+                }
+                Err(error) => {
+                    // Out of files, most likely: some become free.
+                    tracing::warn!(%error, "a TCP connection was not accepted");
+                    tokio::time::sleep(NO_FILES).await;
+                }
+            }
+        }
+    }
+}
+
+impl Caller {
+    /// The address that calls.
+    pub fn remote_addr(&self) -> SocketAddr {
+        self.remote
+    }
+
+    /// Shakes hands; `None` when that fails or takes too long, when the first byte is none of TLS, or when there are too
+    /// many. TLS has then proved that the peer holds some key, not that it may enter. Cancel-safe: dropped, the attempt
+    /// ends. [CAR-2] [CAR-7]
+    pub async fn handshake(self) -> Option<TlsLane> {
+        let Self { stream, remote, crypto, junction, limit } = self;
+        let handshake = async {
+            let mut first = [0];
+            let is_tls = stream.peek(&mut first).await.ok()? == 1 && first == [HANDSHAKE];
+            if !is_tls {
+                return None;
+            }
+            tune(&stream);
+            TlsAcceptor::from(crypto).accept(stream).await.ok()
+        };
+        let stream = tokio::time::timeout(limit, handshake).await.ok()??;
+        Some(TlsLane { stream, opened: junction.open(remote)? })
+    }
+}
+
+impl TlsLane {
+    /// Moves packets until the TLS connection ends; the reason is returned as an error. Not cancel-safe: dropped, it ends.
+    pub async fn carry(self) -> io::Error {
+        self.opened.lane().carry(self.stream, self.opened.outlet()).await
+    }
+}
+
+/// Dials a router. The error of a handshake is that of TLS. Cancel-safe: dropped, the attempt ends. [CAR-2]
+pub(super) async fn dial(
+    remote: SocketAddr,
+    crypto: Arc<rustls::ClientConfig>,
+) -> io::Result<client::TlsStream<TcpStream>> {
+    let stream = TcpStream::connect(remote).await?;
+    tune(&stream);
+    let name = ServerName::try_from(SERVER_NAME).expect("a legal name");
+    TlsConnector::from(crypto).connect(name, stream).await
+}
+
+/// Packets leave at once, and wait where QUIC sees them rather than in the system's buffer. What cannot be set is left as
+/// it is.
+fn tune(stream: &TcpStream) {
+    let _ = stream.set_nodelay(true);
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    let _ = SockRef::from(stream).set_tcp_notsent_lowat(UNSENT);
+}
+
+/// The type of a record that begins a handshake (RFC 8446, 5.1).
+const HANDSHAKE: u8 = 0x16;
+const BACKLOG: i32 = 1_024;
+const NO_FILES: Duration = Duration::from_millis(100);
+/// Bytes that the system takes of a stream beyond what is on its way.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+const UNSENT: u32 = 128 << 10;
