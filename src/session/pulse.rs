@@ -31,16 +31,8 @@ enum Turn {
     Ours(u32),
     /// QUIC, after so many packets.
     Quic { sent: u64 },
-}
-
-/// What a look leads to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Asks {
-    Not,
-    /// When the window has room: a silence is over.
-    InLine,
-    /// Whatever is in flight: packets were sent, nothing was heard since, and it is this end's turn.
-    AtOnce,
+    /// The peer is back, and is asked so many times more.
+    Back(u32),
 }
 
 impl Pulse {
@@ -57,32 +49,34 @@ impl Pulse {
             let now = connection.activity();
             let idle = now == self.seen;
             self.next = Instant::now() + if idle { CALM } else { step(connection.least_rtt()) };
-            match self.look(now) {
-                Asks::Not => {}
-                Asks::InLine => return,
-                Asks::AtOnce => {
-                    connection.let_one_through();
-                    return;
-                }
+            if self.asks(now) {
+                connection.let_one_through();
+                return;
             }
         }
     }
 
-    /// Books what a look has found.
-    fn look(&mut self, now: Activity) -> Asks {
+    /// Books what a look has found. True: the peer has to be asked, whatever is in flight.
+    fn asks(&mut self, now: Activity) -> bool {
         if now.heard != self.seen.heard || now.sent == self.seen.sent {
-            // The peer is back, which does not tell what it has missed.
-            let was_silent = !matches!(self.turn, Turn::Patience(_));
-            (self.seen, self.turn, self.row) = (now, Turn::Patience(PATIENCE), ROW);
-            return if was_silent { Asks::InLine } else { Asks::Not };
+            // That the peer is back does not tell what it has missed: what fills the window may be lost, all of it, and
+            // QUIC's own probe be as far away as the silence was long.
+            let asks = match self.turn {
+                Turn::Patience(_) => 0,
+                Turn::Back(left) => left,
+                Turn::Ours(_) | Turn::Quic { .. } => BACK,
+            };
+            (self.seen, self.row) = (now, ROW);
+            self.turn = if asks > 1 { Turn::Back(asks - 1) } else { Turn::Patience(PATIENCE) };
+            return asks > 0;
         }
         match self.turn {
-            Turn::Patience(0) => self.turn = Turn::Ours(ROW),
+            Turn::Patience(0) | Turn::Back(_) => self.turn = Turn::Ours(ROW),
             Turn::Patience(looks) => self.turn = Turn::Patience(looks - 1),
             Turn::Ours(0) => self.turn = Turn::Quic { sent: now.sent },
             Turn::Ours(left) => {
                 self.turn = Turn::Ours(left - 1);
-                return Asks::AtOnce;
+                return true;
             }
             Turn::Quic { sent } if sent == now.sent => {}
             Turn::Quic { .. } => {
@@ -90,7 +84,7 @@ impl Pulse {
                 self.turn = Turn::Ours(self.row);
             }
         }
-        Asks::Not
+        false
     }
 }
 
@@ -106,6 +100,8 @@ const CALM: Duration = Duration::from_secs(1);
 const PATIENCE: u32 = 2;
 /// Questions in a row, at first: a stall of QUIC's own probe is a small part of that.
 const ROW: u32 = 8;
+/// Questions when the peer is back: one may get lost.
+const BACK: u32 = 2;
 
 #[cfg(test)]
 mod tests {
@@ -118,28 +114,28 @@ mod tests {
     #[test]
     fn only_packets_without_an_answer_are_silence() {
         let mut pulse = Pulse::new();
-        assert_eq!(pulse.look(at(0, 0)), Asks::Not, "nothing was sent");
-        let silent = [0; 5].map(|_| pulse.look(at(10, 0)));
-        assert_eq!(silent[..3], [Asks::Not; 3]);
-        assert_eq!(silent[3..], [Asks::AtOnce; 2], "from 1.5 s on");
-        assert_eq!(pulse.look(at(20, 1)), Asks::InLine, "once more when the peer is back");
-        assert!([20; 5].iter().all(|sent| pulse.look(at(*sent, 1)) == Asks::Not), "idle");
+        assert!(!pulse.asks(at(0, 0)), "nothing was sent");
+        let silent = [0; 5].map(|_| pulse.asks(at(10, 0)));
+        assert_eq!(silent, [false, false, false, true, true], "from 1.5 s on");
+        assert!(pulse.asks(at(20, 1)), "once more when the peer is back");
+        assert!(pulse.asks(at(20, 1)), "and once more, in case that gets lost");
+        assert!([20; 5].iter().all(|sent| !pulse.asks(at(*sent, 1))), "idle");
     }
 
     #[test]
     fn now_and_then_it_is_the_turn_of_quics_own_probe() {
         let mut pulse = Pulse::new();
         let mut sent = 1;
-        assert!((0..=PATIENCE).all(|_| pulse.look(at(sent, 0)) == Asks::Not));
+        assert!((0..=PATIENCE).all(|_| !pulse.asks(at(sent, 0))));
         for row in [ROW, ROW * 2, ROW * 4] {
             for _ in 0..row {
-                assert_eq!(pulse.look(at(sent, 0)), Asks::AtOnce);
+                assert!(pulse.asks(at(sent, 0)));
                 sent += 1;
             }
-            let waits = (0..20).all(|_| pulse.look(at(sent, 0)) == Asks::Not);
+            let waits = (0..20).all(|_| !pulse.asks(at(sent, 0)));
             assert!(waits, "as long as that takes");
             sent += 2;
-            assert_eq!(pulse.look(at(sent, 0)), Asks::Not, "it has come");
+            assert!(!pulse.asks(at(sent, 0)), "it has come");
         }
     }
 

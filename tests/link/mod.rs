@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use tokio::net::UdpSocket;
 use tokio::sync::{Notify, oneshot};
+use tokio_util::task::AbortOnDropHandle;
 
 /// What one direction does to packets.
 #[derive(Clone, Debug)]
@@ -101,6 +102,8 @@ struct State {
     held: usize,
     number: u64,
     random: u64,
+    /// How often a NAT on the path has forgotten whom it let through.
+    forgotten: u64,
 }
 
 struct Direction {
@@ -133,6 +136,7 @@ impl Link {
             under_way: BinaryHeap::new(),
             held: 0,
             number: 0,
+            forgotten: 0,
             random: (seed + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
         };
         let shared = Arc::new(Shared { state: Mutex::new(state), sooner: Notify::new() });
@@ -165,6 +169,12 @@ impl Link {
         for way in &mut self.shared.state().ways {
             change(&mut way.conditions);
         }
+    }
+
+    /// A NAT on the path forgets its mappings: clients come from other ports from now on, and what is sent to the old
+    /// ones gets lost.
+    pub(crate) fn rebinds(&self) {
+        self.shared.state().forgotten += 1;
     }
 
     /// What became of the packets of one direction.
@@ -294,19 +304,25 @@ impl Ord for Packet {
 
 /// Takes packets of clients; each client gets a socket of its own towards the router.
 async fn accept(shared: Arc<Shared>, front: Arc<UdpSocket>, router: SocketAddr) {
-    let mut clients: HashMap<SocketAddr, Arc<UdpSocket>> = HashMap::new();
+    let mut clients: HashMap<SocketAddr, (Arc<UdpSocket>, AbortOnDropHandle<()>)> = HashMap::new();
+    let mut forgotten = 0;
     let mut buffer = vec![0; 65_536];
     loop {
         let Ok((length, client)) = front.recv_from(&mut buffer).await else { continue };
-        let back = match clients.entry(client) {
+        let now = shared.state().forgotten;
+        if now != forgotten {
+            clients.clear();
+            forgotten = now;
+        }
+        let (back, _) = match clients.entry(client) {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(new) => {
                 let back = UdpSocket::from_std(socket()).expect("a socket");
                 back.connect(router).await.expect("a router");
                 let back = Arc::new(back);
                 let (shared, front) = (Arc::clone(&shared), Arc::clone(&front));
-                tokio::spawn(answers(shared, front, Arc::clone(&back), client));
-                new.insert(back)
+                let answers = tokio::spawn(answers(shared, front, Arc::clone(&back), client));
+                new.insert((back, AbortOnDropHandle::new(answers)))
             }
         };
         shared.send(Way::Up, &buffer[..length], back, None);

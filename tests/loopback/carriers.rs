@@ -15,9 +15,9 @@ use crate::link::{Conditions, Link};
 use crate::stage::{Stage, Target, Tunnel, noise, within};
 
 /// A router behind a path for UDP and one for TCP on the same port number, each of which may be closed.
-struct Firewall {
-    stage: Stage,
-    udp: Link,
+pub(crate) struct Firewall {
+    pub(crate) stage: Stage,
+    pub(crate) udp: Link,
     tcp: TcpPath,
 }
 
@@ -31,7 +31,7 @@ struct TcpPath {
 }
 
 impl Firewall {
-    async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let stage = Stage::with(|settings| settings.transport.trust_loopback = false).await;
         loop {
             let path = Conditions::rtt(Duration::from_millis(10)).rate(200, 1 << 20);

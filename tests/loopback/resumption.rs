@@ -197,11 +197,20 @@ async fn visitors_of_a_reverse_tunnel_stay() {
     assert_eq!(frail.target.connects(), 2);
 }
 
-/// The session's connection is taken away again and again, in the midst of everything: two hundred transfers, or ten
-/// thousand when there is time.
+/// The session's connection is taken away again and again, in the midst of everything.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn random_transfers_over_connections_that_keep_being_lost() {
-    let rounds = if std::env::var_os("CONDUIT_FULL").is_some() { 50 } else { 1 };
+async fn two_hundred_random_transfers_over_connections_that_keep_being_lost() {
+    keep_being_lost(1).await;
+}
+
+mod chaos {
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn ten_thousand_random_transfers_over_connections_that_keep_being_lost() {
+        super::keep_being_lost(50).await;
+    }
+}
+
+async fn keep_being_lost(rounds: u64) {
     for seed in 0..rounds {
         for direction in [Direction::Forward, Direction::Reverse] {
             keeps_being_lost(seed, direction).await;
