@@ -220,7 +220,10 @@ fn carriers(
         report.note(check, Outcome::Warning, error.to_string(), Some(fix));
     };
     let found = match (udp, tls) {
-        (Err(error), Err(_)) => return Err((step(&error), error.into())),
+        (Err(error), Err(tls)) => {
+            missing(report, OVER_TCP, &tls, "as for UDP");
+            return Err((step(&error), error.into()));
+        }
         (Ok(udp), Ok(tls)) => {
             report.ok(OVER_UDP, answers(&udp));
             report.ok(OVER_TCP, answers(&tls));

@@ -21,10 +21,29 @@ pub(super) struct Crossing {
     is_silent: bool,
     /// Whether this machine has another address since the TLS connection was made.
     has_moved: bool,
-    /// How long after a look at the carrier that is not in use the next one follows, and when that is.
-    wait: Duration,
+    look: Timer,
+    /// The same for a TLS connection in the place of what carries nothing.
+    repair: Timer,
+    under_way: Option<(Carrier, UnderWay)>,
+}
+
+/// When something is tried next, and how long after that again.
+struct Timer {
     due: Instant,
-    under_way: Option<UnderWay>,
+    wait: Duration,
+    most: Duration,
+}
+
+impl Timer {
+    fn new(due: Instant, wait: Duration, most: Duration) -> Self {
+        Self { due, wait, most }
+    }
+
+    /// It was tried: the next time is after a random part, at least half, of twice as long as the last one.
+    fn tried(&mut self) {
+        self.wait = (self.wait * 2).min(self.most);
+        self.due = Instant::now() + self.wait / 2 + jitter(self.wait / 2);
+    }
 }
 
 /// What is being found out about the other carrier.
@@ -43,14 +62,15 @@ pub(super) struct Crossed(pub(super) Carrier);
 
 impl Crossing {
     pub(super) fn of(shared: &Arc<Shared>, line: &Line, endpoint: &Arc<ClientEndpoint>) -> Self {
+        let now = Instant::now();
         Self {
             shared: Arc::clone(shared),
             endpoint: Arc::clone(endpoint),
             silence: Silence::of(&line.session, DOUBT),
             is_silent: false,
             has_moved: false,
-            wait: FIRST_LOOK,
-            due: Instant::now() + FIRST_LOOK,
+            look: Timer::new(now + FIRST_LOOK, FIRST_LOOK, LAST_LOOK),
+            repair: Timer::new(now, RETRY, LAST_RETRY),
             under_way: None,
         }
     }
@@ -58,7 +78,9 @@ impl Crossing {
     /// The network has changed: the connection goes on from a fresh socket, and what was known of UDP holds no more.
     pub(super) fn moves(&mut self, change: &Change) {
         tracing::info!(%change, "the network changed");
-        (self.wait, self.due) = (FIRST_LOOK, Instant::now());
+        let now = Instant::now();
+        self.look = Timer::new(now + RETRY, FIRST_LOOK, LAST_LOOK);
+        self.repair = Timer::new(now, RETRY, LAST_RETRY);
         if self.endpoint.carrier() == Carrier::Tls {
             (self.has_moved, self.under_way) = (true, None);
         } else if let Err(error) = self.endpoint.move_to_udp() {
@@ -69,68 +91,113 @@ impl Crossing {
     /// Waits until another carrier is in use. Cancel-safe.
     pub(super) async fn turns(&mut self) -> Crossed {
         loop {
-            if self.under_way.is_none() && Instant::now() >= self.due {
-                self.under_way = self.wanted().map(|wanted| self.tries(wanted));
+            if self.under_way.is_none() {
+                self.under_way = self.wanted().map(|wanted| (wanted, self.tries(wanted)));
             }
             let was = self.endpoint.carrier();
-            let found = match &mut self.under_way {
-                Some(under_way) => tokio::select! {
-                    found = under_way => found,
-                    is_silent = self.silence.turns() => {
-                        self.is_silent = is_silent;
-                        if !is_silent && was == Carrier::Quic {
-                            // UDP carries again: TLS is not wanted any more.
-                            self.under_way = None;
-                        }
-                        continue;
-                    }
-                },
-                None => {
-                    self.waits().await;
+            let is_cut_off = self.endpoint.has_been_cut_off();
+            let due = self.due();
+            let found = tokio::select! {
+                found = outcome(&mut self.under_way) => found,
+                is_silent = self.silence.turns() => {
+                    self.hears(is_silent);
                     continue;
                 }
+                () = self.endpoint.is_cut_off(), if !is_cut_off => {
+                    self.drops(Carrier::Quic);
+                    continue;
+                }
+                () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => continue,
             };
             self.under_way = None;
-            self.due = Instant::now() + self.wait / 2 + jitter(self.wait / 2);
             match found {
-                Found::Tls(Ok(())) if was == Carrier::Tls => {
-                    self.has_moved = false;
-                    tracing::info!("a fresh TLS connection carries the session");
-                }
-                Found::Tls(Ok(())) => {
-                    // Where UDP has failed twice it is trusted later.
-                    self.wait = (self.wait * 2).min(LAST_LOOK);
-                    return Crossed(Carrier::Tls);
-                }
-                Found::Tls(Err(error)) => {
-                    tracing::debug!(%error, "TLS does not help");
-                    self.due = Instant::now() + RETRY;
+                Found::Tls(outcome) => {
+                    self.repair.tried();
+                    match outcome {
+                        Ok(()) if was == Carrier::Tls => {
+                            self.has_moved = false;
+                            tracing::info!("a fresh TLS connection carries the session");
+                        }
+                        Ok(()) => {
+                            // Where UDP has failed twice it is trusted later.
+                            self.look.tried();
+                            return Crossed(Carrier::Tls);
+                        }
+                        Err(error) => {
+                            tracing::debug!(%error, "TLS does not help");
+                            // Perhaps UDP does, by now.
+                            self.look.due = Instant::now();
+                        }
+                    }
                 }
                 Found::Udp(true) => match self.endpoint.move_to_udp() {
-                    Ok(()) => return Crossed(Carrier::Quic),
-                    Err(error) => tracing::warn!(%error, "the connection stays on TLS"),
+                    Ok(()) => {
+                        self.has_moved = false;
+                        return Crossed(Carrier::Quic);
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, "the connection stays on TLS");
+                        self.look.tried();
+                    }
                 },
-                Found::Udp(false) => self.wait = (self.wait * 2).min(LAST_LOOK),
+                Found::Udp(false) => self.look.tried(),
             }
         }
     }
 
-    /// What carries nothing right now, or would carry more than what is in use.
-    fn wanted(&self) -> Option<Carrier> {
-        let is_free = self.shared.settings.access.transport.carrier == CarrierChoice::Auto;
+    /// The router is silent, or is heard again.
+    fn hears(&mut self, is_silent: bool) {
+        self.is_silent = is_silent;
+        if is_silent {
+            self.drops(Carrier::Quic);
+        } else {
+            self.repair = Timer::new(Instant::now(), RETRY, LAST_RETRY);
+            if self.endpoint.carrier() == Carrier::Quic {
+                // UDP carries again: TLS is not wanted any more.
+                self.drops(Carrier::Tls);
+            }
+        }
+    }
+
+    /// What is being found out about this carrier is of no use any more, or has to wait for something else.
+    fn drops(&mut self, carrier: Carrier) {
+        self.under_way.take_if(|(wanted, _)| *wanted == carrier);
+    }
+
+    fn is_free(&self) -> bool {
+        self.shared.settings.access.transport.carrier == CarrierChoice::Auto
+    }
+
+    /// Whether what is in use carries nothing and a TLS connection might. TCP itself would try for minutes.
+    fn is_broken(&self) -> bool {
         match self.endpoint.carrier() {
-            Carrier::Quic => (is_free && self.is_silent).then_some(Carrier::Tls),
-            // TCP itself would try for minutes.
-            Carrier::Tls
-                if self.has_moved || self.is_silent || self.endpoint.has_been_cut_off() =>
-            {
-                Some(Carrier::Tls)
-            }
-            Carrier::Tls => is_free.then_some(Carrier::Quic),
+            Carrier::Quic => self.is_free() && self.is_silent,
+            Carrier::Tls => self.has_moved || self.is_silent || self.endpoint.has_been_cut_off(),
         }
     }
 
-    /// Begins to find out whether it can be had.
+    fn looks_for_udp(&self) -> bool {
+        self.is_free() && self.endpoint.carrier() == Carrier::Tls
+    }
+
+    /// What is to be tried now.
+    fn wanted(&self) -> Option<Carrier> {
+        let now = Instant::now();
+        if self.is_broken() && now >= self.repair.due {
+            Some(Carrier::Tls)
+        } else {
+            (self.looks_for_udp() && now >= self.look.due).then_some(Carrier::Quic)
+        }
+    }
+
+    /// When something is to be tried next, unless something happens before or is under way.
+    fn due(&self) -> Option<Instant> {
+        let repair = self.is_broken().then_some(self.repair.due);
+        let look = self.looks_for_udp().then_some(self.look.due);
+        repair.into_iter().chain(look).min().filter(|_| self.under_way.is_none())
+    }
+
+    /// Begins to find out whether a carrier can be had.
     fn tries(&self, wanted: Carrier) -> UnderWay {
         let access = &self.shared.settings.access;
         let (endpoint, keypair) = (Arc::clone(&self.endpoint), Arc::clone(&access.keypair));
@@ -142,22 +209,13 @@ impl Crossing {
             }
         })
     }
+}
 
-    /// Waits until there may be something to find out.
-    async fn waits(&mut self) {
-        let is_wanted = self.wanted().is_some();
-        tokio::select! {
-            is_silent = self.silence.turns() => {
-                self.is_silent = is_silent;
-                if is_silent {
-                    self.due = Instant::now();
-                }
-            }
-            () = self.endpoint.is_cut_off(), if !self.endpoint.has_been_cut_off() => {
-                self.due = Instant::now();
-            }
-            () = tokio::time::sleep_until(self.due), if is_wanted => {}
-        }
+/// What was found out; pends for ever when nothing is being. Cancel-safe.
+async fn outcome(under_way: &mut Option<(Carrier, UnderWay)>) -> Found {
+    match under_way {
+        Some((_, finding)) => finding.await,
+        None => std::future::pending().await,
     }
 }
 
@@ -166,5 +224,6 @@ const DOUBT: Duration = Duration::from_secs(2);
 /// How soon UDP is tried again where TLS is in use, the first time and at last.
 const FIRST_LOOK: Duration = Duration::from_secs(15);
 const LAST_LOOK: Duration = Duration::from_secs(300);
-/// Between attempts at TLS.
+/// Between attempts at TLS, at first and at last.
 const RETRY: Duration = Duration::from_secs(1);
+const LAST_RETRY: Duration = Duration::from_secs(8);

@@ -13,15 +13,20 @@ use crate::transport::{Arrival, Caller};
 
 /// Accepts until the router stops. Handshakes run in tasks of their own: a silent peer stalls nobody.
 pub(super) async fn accept(shared: Arc<Shared>, tasks: Tasks) {
-    let mut gate = Gate::new();
+    let (mut gate, mut is_draining) = (Gate::new(), false);
     loop {
         let arrival = tokio::select! {
-            arrival = shared.endpoint.accept() => arrival,
+            arrival = shared.endpoint.accept(), if !is_draining => arrival,
             caller = shared.endpoint.call() => {
                 gate.call(caller, &tasks);
                 continue;
             }
-            () = shared.accepting.cancelled() => return,
+            // Who is here may still have to change the carrier.
+            () = shared.accepting.cancelled(), if !is_draining => {
+                is_draining = true;
+                continue;
+            }
+            () = tasks.token().cancelled() => return,
         };
         let Some(arrival) = arrival else { return };
         match gate.judge(arrival.remote_addr(), arrival.is_validated(), Instant::now()) {

@@ -9,6 +9,7 @@ use std::time::Duration;
 use quinn::{Endpoint, EndpointConfig};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use super::connect_error::ConnectError;
 use super::endpoint::{EndpointError, LAST_PACKETS, SERVER_NAME, any_of, endpoint, udp};
 use super::junction::Alley;
 use super::lane::Lane;
@@ -19,64 +20,6 @@ use super::{Carrier, Connection, Settings, ShareCell, tcp};
 use crate::identity::Keypair;
 use crate::task::Tasks;
 use crate::tunnel::{CarrierChoice, Identity};
-
-/// A connection to a router could not be made.
-#[derive(Debug, thiserror::Error)]
-pub enum ConnectError {
-    /// The router's key is not the pinned one. Nothing was sent to it.
-    #[error(
-        "the router at {addr} has another key than the one that is pinned\n  pinned: {pinned}\n  shown:  {shown}"
-    )]
-    WrongKey {
-        /// Who was dialled.
-        addr: SocketAddr,
-        /// What was expected.
-        pinned: Identity,
-        /// What the router showed.
-        shown: Identity,
-    },
-    /// No answer in time.
-    #[error("UDP to {addr} gets no reply within {after:?}")]
-    NoReply {
-        /// Who was dialled.
-        addr: SocketAddr,
-        /// How long was waited.
-        after: Duration,
-    },
-    /// The host says that nobody listens there.
-    #[error("nobody listens on UDP {addr}")]
-    NobodyListens {
-        /// Who was dialled.
-        addr: SocketAddr,
-    },
-    /// TLS over TCP does not come about.
-    #[error("TLS over TCP to {addr}: {reason}")]
-    Tls {
-        /// Who was dialled.
-        addr: SocketAddr,
-        /// What the system or TLS said.
-        reason: String,
-    },
-    /// Neither carrier reaches the router.
-    #[error("{udp}; {tls}")]
-    Neither {
-        /// What QUIC over UDP met.
-        udp: Box<ConnectError>,
-        /// What TLS over TCP met.
-        tls: Box<ConnectError>,
-    },
-    /// Something else on the way.
-    #[error("connection to {addr}: {reason}")]
-    Failed {
-        /// Who was dialled.
-        addr: SocketAddr,
-        /// What QUIC or TLS said.
-        reason: String,
-    },
-    /// No endpoint.
-    #[error(transparent)]
-    Endpoint(#[from] EndpointError),
-}
 
 /// The client's end: one socket for connections to one router, and a new one when it moves.
 #[derive(Debug)]
@@ -182,7 +125,7 @@ impl ClientEndpoint {
     }
 
     async fn reach_over_tls(
-        settings: Settings,
+        mut settings: Settings,
         remote: SocketAddr,
         keypair: &Keypair,
         pin: Identity,
@@ -191,6 +134,10 @@ impl ClientEndpoint {
         let reaching = async {
             let (alley, over_tls) = over_tls(&settings, remote, keypair, pin).await?;
             let route = Route::to(remote, &settings);
+            if settings.carrier == CarrierChoice::Auto && !route.loopback {
+                // TLS carries any size, which says nothing of UDP, where this connection may come to.
+                settings.max_packet = Some(settings.max_packet.unwrap_or(ANYWHERE).min(ANYWHERE));
+            }
             let payload = Packets::on(&route, settings.max_packet).most;
             let config = EndpointConfig::default();
             let endpoint = endpoint(config, None, remote, payload, alley)?;
@@ -369,13 +316,6 @@ fn no_reply_within(after: Duration) -> String {
     format!("no reply within {after:?}")
 }
 
-impl ConnectError {
-    /// Whether the other carrier would meet the same.
-    fn is_final(&self) -> bool {
-        matches!(self, Self::WrongKey { .. } | Self::Endpoint(_))
-    }
-}
-
 /// QUIC does not hear of a closed port: an ICMP answer reaches connected sockets only. So one is asked beside it, with
 /// a datagram that no version of QUIC answers (below 1,200 bytes, RFC 9000, 14.1). Pends for ever when nothing says no.
 async fn refused_by_host(remote: SocketAddr) {
@@ -393,5 +333,7 @@ async fn refused_by_host(remote: SocketAddr) {
     }
 }
 
+/// The UDP payload that every path of IPv6 carries (RFC 8200, 5), and nearly every other one.
+const ANYWHERE: u16 = 1_232;
 /// How long TLS waits for QUIC, as one address for another (RFC 8305, 5).
 const HEAD_START: Duration = Duration::from_millis(300);

@@ -9,7 +9,7 @@ use quinn::{
     AsyncUdpSocket, Endpoint, EndpointConfig, Incoming, ServerConfig, TokioRuntime, VarInt,
 };
 
-use super::junction::Junction;
+use super::junction::{Junction, is_over_tls};
 use super::packets::{LARGEST_PACKET, MIN_PACKET, Route};
 use super::tcp::{Caller, TlsListener};
 use super::tls::{self, TlsError};
@@ -145,7 +145,8 @@ pub struct Arrival {
 impl Arrival {
     /// Whether the address is proved to be the sender's own.
     pub fn is_validated(&self) -> bool {
-        self.incoming.remote_address_validated()
+        // TCP has shown that too; quinn's proof would not: it forgets the scope, by which such an address is known.
+        self.incoming.remote_address_validated() || is_over_tls(self.incoming.remote_address())
     }
 
     /// The address that knocks.

@@ -44,7 +44,9 @@ impl Junction {
     /// A lane to a client at `remote`. `None` when there are too many.
     pub(super) fn open(self: &Arc<Self>, remote: SocketAddr) -> Option<Opened> {
         let mut lanes = lock(&self.lanes);
-        if lanes.len() >= MOST_LANES {
+        let theirs =
+            lanes.keys().filter(|far| far.ip().to_canonical() == remote.ip().to_canonical());
+        if lanes.len() >= MOST_LANES || theirs.count() >= MOST_LANES_OF_ONE {
             return None;
         }
         // The same numbers twice: this machine has two addresses, and is spoken to at both.
@@ -207,6 +209,8 @@ fn lock(
 const OVER_TLS: u32 = 0xFFFF_FF00;
 /// Each has a file and a buffer.
 const MOST_LANES: usize = 8_192;
+/// From behind one NAT; one source cannot keep everybody else out.
+const MOST_LANES_OF_ONE: usize = MOST_LANES / 8;
 /// Packets that are sent in one go, as on UDP.
 const TRAIN: usize = 10;
 

@@ -11,6 +11,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use quinn::udp::{RecvMeta, Transmit};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{Notify, mpsc};
+use tokio::time::Instant;
 
 use super::socket::parts;
 
@@ -99,9 +100,11 @@ impl Lane {
 
     async fn read(&self, mut stream: impl AsyncRead + Unpin, outlet: &Outlet) -> io::Error {
         let mut bytes = BytesMut::new();
+        // Bytes of a frame that is never complete are no sign of life.
+        let mut until = Instant::now() + SILENCE;
         loop {
             bytes.reserve(READ);
-            match tokio::time::timeout(SILENCE, stream.read_buf(&mut bytes)).await {
+            match tokio::time::timeout_at(until, stream.read_buf(&mut bytes)).await {
                 Ok(Ok(0)) => return io::ErrorKind::UnexpectedEof.into(),
                 Ok(Ok(_)) => {}
                 Ok(Err(error)) => return error,
@@ -110,6 +113,7 @@ impl Lane {
             loop {
                 match Train::decode(&mut bytes) {
                     Ok(Some(train)) => {
+                        until = Instant::now() + SILENCE;
                         if outlet.0.send((self.far, train)).await.is_err() {
                             return io::ErrorKind::NotConnected.into();
                         }
@@ -125,16 +129,23 @@ impl Lane {
         loop {
             self.filled.notified().await;
             loop {
-                let bytes = std::mem::take(&mut *lock(&self.queue));
-                if bytes.is_empty() {
+                // Looked at only, and in small parts, so that the queue's bound is that of what waits.
+                let part = {
+                    let queue = lock(&self.queue);
+                    Bytes::copy_from_slice(&queue[..queue.len().min(WRITE)])
+                };
+                if part.is_empty() {
                     break;
                 }
-                if let Err(error) = stream.write_all(&bytes).await {
-                    return error;
+                let written = async {
+                    stream.write_all(&part).await?;
+                    stream.flush().await
+                };
+                match tokio::time::timeout(SILENCE, written).await {
+                    Ok(Ok(())) => lock(&self.queue).advance(part.len()),
+                    Ok(Err(error)) => return error,
+                    Err(_) => return io::ErrorKind::TimedOut.into(),
                 }
-            }
-            if let Err(error) = stream.flush().await {
-                return error;
             }
             self.emptied.notify_waiters();
         }
@@ -147,7 +158,7 @@ impl Train {
         let Some(header) = bytes.get(..HEADER) else { return Ok(None) };
         let number = |at: usize| usize::from(u16::from_be_bytes([header[at], header[at + 1]]));
         let (length, stride) = (number(0), number(2));
-        if stride == 0 || stride > length {
+        if stride == 0 || stride > length || length.div_ceil(stride) > MOST_PACKETS {
             let reason = format!("a frame of {length} bytes cannot hold packets of {stride}");
             return Err(io::Error::new(io::ErrorKind::InvalidData, reason));
         }
@@ -196,6 +207,9 @@ const QUEUE: usize = 4 << 20;
 /// Trains that may wait for QUIC; what exceeds them waits in TCP.
 const INBOX: usize = 32;
 const READ: usize = 64 << 10;
+const WRITE: usize = 64 << 10;
+/// Packets of a frame, as of a train that UDP brings in one go (Linux: UDP_MAX_SEGMENTS). QUIC sends ten.
+const MOST_PACKETS: usize = 64;
 /// A connection of QUIC asks for a sign of life more often than this.
 const SILENCE: Duration = Duration::from_secs(60);
 
@@ -258,7 +272,9 @@ mod tests {
         }
         let train = decode(&[0, 2, 0, 1, 9, 8, 7]).expect("legal").expect("complete");
         assert_eq!(train, Train { stride: 1, packets: Bytes::from_static(&[9, 8]) });
-        for (length, stride) in [(0, 0), (0, 1), (5, 0), (5, 6), (65_535, 0)] {
+        for (length, stride) in
+            [(0, 0), (0, 1), (5, 0), (5, 6), (65_535, 0), (65, 1), (65_535, 1_000)]
+        {
             let mut header = BytesMut::new();
             header.put_u16(length);
             header.put_u16(stride);

@@ -5,6 +5,7 @@
 
 mod carrier;
 mod congestion;
+mod connect_error;
 mod connection;
 mod dialling;
 mod endpoint;
@@ -22,8 +23,9 @@ mod whereabouts;
 
 pub use carrier::Carrier;
 pub use congestion::Steering;
+pub use connect_error::ConnectError;
 pub use connection::{Activity, Connection, DATAGRAM_OVERHEAD, PathStats};
-pub use dialling::{ClientEndpoint, ConnectError};
+pub use dialling::ClientEndpoint;
 pub use endpoint::{Arrival, EndpointError, RouterEndpoint};
 pub use negotiated::Negotiated;
 #[doc(hidden)]

@@ -3,12 +3,13 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustls::pki_types::ServerName;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::Instant;
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
 use super::endpoint::SERVER_NAME;
@@ -22,6 +23,8 @@ pub(super) struct TlsListener {
     junction: Arc<Junction>,
     /// How long a handshake may take.
     limit: Duration,
+    /// When to accept again after the system had no file left.
+    not_before: Mutex<Option<Instant>>,
 }
 
 /// Somebody who has connected: nothing is known of them but an address, which is their own.
@@ -60,21 +63,30 @@ impl TlsListener {
         socket.bind(&addr.into())?;
         socket.listen(BACKLOG)?;
         let listener = TcpListener::from_std(socket.into())?;
-        Ok(Self { listener, crypto, junction, limit })
+        Ok(Self { listener, crypto, junction, limit, not_before: Mutex::default() })
     }
 
     /// The next caller. Does no cryptography. Cancel-safe.
     pub(super) async fn accept(&self) -> Caller {
         loop {
+            let not_before = *lock(&self.not_before);
+            if let Some(not_before) = not_before {
+                tokio::time::sleep_until(not_before).await;
+            }
             match self.listener.accept().await {
                 Ok((stream, remote)) => {
+                    *lock(&self.not_before) = None;
                     let (crypto, junction) = (Arc::clone(&self.crypto), Arc::clone(&self.junction));
                     return Caller { stream, remote, crypto, junction, limit: self.limit };
                 }
+                // Who called has hung up.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(error) => {
                     // Out of files, most likely: some become free.
-                    tracing::warn!(%error, "a TCP connection was not accepted");
-                    tokio::time::sleep(NO_FILES).await;
+                    let was = lock(&self.not_before).replace(Instant::now() + NO_FILES);
+                    if was.is_none() {
+                        tracing::warn!(%error, "no TCP connection can be accepted for the moment");
+                    }
                 }
             }
         }
@@ -130,6 +142,10 @@ fn tune(stream: &TcpStream) {
     let _ = stream.set_nodelay(true);
     #[cfg(any(target_os = "linux", target_os = "android"))]
     let _ = SockRef::from(stream).set_tcp_notsent_lowat(UNSENT);
+}
+
+fn lock(not_before: &Mutex<Option<Instant>>) -> MutexGuard<'_, Option<Instant>> {
+    not_before.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The type of a record that begins a handshake (RFC 8446, 5.1).

@@ -76,10 +76,26 @@ async fn who_says_nothing_is_let_go_and_keeps_nobody_out() {
 }
 
 #[tokio::test]
+async fn a_rush_at_the_door_keeps_nobody_out_who_comes_over_tls() {
+    let (stage, target, _tunnel) = stage().await;
+    // So many in a second that who comes over UDP has to prove an address.
+    let mut rush = Vec::new();
+    for _ in 0..60 {
+        rush.push(TcpStream::connect(stage.router.local_addr()).await.expect("a connection"));
+    }
+    drop(rush);
+    let next = stage.try_tunnel(target.addr, |settings| {
+        settings.access.transport.carrier = CarrierChoice::Tls;
+        settings.tunnel.name = "next".parse().expect("a name");
+    });
+    echo(next.await.expect("a tunnel").local_addr(), b"in").await;
+}
+
+#[tokio::test]
 async fn frames_that_cannot_be_end_the_connection_and_packets_of_nobody_do_not() {
     let (stage, _target, tunnel) = stage().await;
     let addr = stage.router.local_addr();
-    for bad in [&[0, 0, 0, 0][..], &[0, 5, 0, 0], &[0, 5, 0, 6, 1, 2, 3, 4, 5]] {
+    for bad in [&[0, 0, 0, 0][..], &[0, 5, 0, 0], &[0, 5, 0, 6, 1, 2, 3, 4, 5], &[0, 65, 0, 1]] {
         let mut tls = dial(addr).await;
         tls.write_all(bad).await.expect("said");
         assert!(ends(&mut tls).await, "{bad:?}");
