@@ -28,7 +28,7 @@ bench: ## speed beside no tunnel, a TCP relay and a TLS relay; STORE=name keeps 
 	cargo bench --locked --bench tunnel -- $(if $(STORE),--store $(STORE))
 	$(if $(STORE),cargo bench --locked --bench runs -- page)
 
-chaos: ## routers and tunnels killed and stopped again and again, a few minutes
+chaos: ## routers and tunnels killed, paths cut and blocked, ten thousand transfers; a quarter of an hour or more
 	cargo nextest run --locked --profile chaos
 
 soak: ## hours of ordinary work with memory and descriptors watched (CONDUIT_SOAK_MINUTES, default 60)

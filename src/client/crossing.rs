@@ -21,8 +21,9 @@ pub(super) struct Crossing {
     is_silent: bool,
     /// Whether this machine has another address since the TLS connection was made.
     has_moved: bool,
+    /// For looks at UDP while TLS is in use.
     look: Timer,
-    /// The same for a TLS connection in the place of what carries nothing.
+    /// For TLS connections in the place of what carries nothing.
     repair: Timer,
     under_way: Option<(Carrier, UnderWay)>,
 }

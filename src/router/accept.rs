@@ -70,14 +70,17 @@ async fn client(shared: Arc<Shared>, tasks: Tasks, arrival: Arrival, seat: Seat)
 /// Decides with arithmetic alone whether somebody may cost cryptography.
 #[derive(Debug)]
 struct Gate {
-    half_open: Arc<Mutex<HalfOpen>>,
+    /// Handshakes under way.
+    half_open: Arc<Mutex<Places>>,
+    /// TLS connections, whoever is on them.
+    lanes: Arc<Mutex<Places>>,
     second: Instant,
     in_second: u32,
 }
 
-/// Handshakes under way, in all and by source.
+/// How many there are of something, in all and by source.
 #[derive(Debug, Default)]
-struct HalfOpen {
+struct Places {
     all: usize,
     by_source: HashMap<IpAddr, usize>,
 }
@@ -89,18 +92,34 @@ enum Verdict {
     Refuse,
 }
 
-/// One handshake under way.
+/// One of them.
 #[derive(Debug)]
 struct Seat {
-    half_open: Arc<Mutex<HalfOpen>>,
+    places: Arc<Mutex<Places>>,
     source: IpAddr,
+}
+
+impl Places {
+    fn of(&self, addr: SocketAddr) -> usize {
+        self.by_source.get(&source(addr)).copied().unwrap_or_default()
+    }
+}
+
+impl Seat {
+    fn taken(places: &Arc<Mutex<Places>>, addr: SocketAddr) -> Self {
+        let source = source(addr);
+        let mut counts = lock(places);
+        counts.all += 1;
+        *counts.by_source.entry(source).or_default() += 1;
+        Self { places: Arc::clone(places), source }
+    }
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        let mut half_open = lock(&self.half_open);
-        half_open.all -= 1;
-        if let Entry::Occupied(mut count) = half_open.by_source.entry(self.source) {
+        let mut places = lock(&self.places);
+        places.all -= 1;
+        if let Entry::Occupied(mut count) = places.by_source.entry(self.source) {
             *count.get_mut() -= 1;
             if *count.get() == 0 {
                 count.remove();
@@ -111,7 +130,12 @@ impl Drop for Seat {
 
 impl Gate {
     fn new() -> Self {
-        Self { half_open: Arc::default(), second: Instant::now(), in_second: 0 }
+        Self {
+            half_open: Arc::default(),
+            lanes: Arc::default(),
+            second: Instant::now(),
+            in_second: 0,
+        }
     }
 
     fn judge(&mut self, addr: SocketAddr, validated: bool, now: Instant) -> Verdict {
@@ -120,7 +144,7 @@ impl Gate {
         }
         self.in_second += 1;
         let half_open = lock(&self.half_open);
-        let theirs = half_open.by_source.get(&source(addr)).copied().unwrap_or_default();
+        let theirs = half_open.of(addr);
         let is_rush = half_open.all >= HALF_OPEN_FREE || self.in_second > NEW_PER_SECOND_FREE;
         if half_open.all >= HALF_OPEN_MOST {
             Verdict::Refuse
@@ -136,10 +160,10 @@ impl Gate {
     /// Lets somebody in who calls by TCP, or hangs up. The address is their own: the handshake of TCP has shown that.
     fn call(&mut self, caller: Caller, tasks: &Tasks) {
         let addr = caller.remote_addr();
-        if self.judge(addr, true, Instant::now()) != Verdict::Enter {
+        if self.judge(addr, true, Instant::now()) != Verdict::Enter || !self.has_lane_for(addr) {
             return;
         }
-        let seat = self.seat(addr);
+        let (seat, place) = (self.seat(addr), Seat::taken(&self.lanes, addr));
         tasks.spawn_until_cancelled("tls", async move {
             let Some(lane) = caller.handshake().await else {
                 return tracing::debug!(%addr, "no TLS came about");
@@ -147,15 +171,17 @@ impl Gate {
             drop(seat);
             let error = lane.carry().await;
             tracing::debug!(%addr, %error, "a TLS connection ended");
+            drop(place);
         });
     }
 
+    fn has_lane_for(&self, addr: SocketAddr) -> bool {
+        let lanes = lock(&self.lanes);
+        lanes.all < LANES_MOST && lanes.of(addr) < LANES_OF_ONE
+    }
+
     fn seat(&self, addr: SocketAddr) -> Seat {
-        let source = source(addr);
-        let mut half_open = lock(&self.half_open);
-        half_open.all += 1;
-        *half_open.by_source.entry(source).or_default() += 1;
-        Seat { half_open: Arc::clone(&self.half_open), source }
+        Seat::taken(&self.half_open, addr)
     }
 }
 
@@ -167,14 +193,17 @@ fn source(addr: SocketAddr) -> IpAddr {
     }
 }
 
-fn lock(half_open: &Mutex<HalfOpen>) -> MutexGuard<'_, HalfOpen> {
-    half_open.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock(places: &Mutex<Places>) -> MutexGuard<'_, Places> {
+    places.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Handshakes at one time; OpenSSH's MaxStartups is 100.
 const HALF_OPEN_MOST: usize = 256;
 /// Of one source: it cannot keep everybody else out, and as many can come at once from behind one NAT.
 const HALF_OPEN_OF_ONE: usize = HALF_OPEN_MOST / 4;
+/// TLS connections at one time, each with a file and a buffer, and of one source: it cannot keep everybody else out.
+const LANES_MOST: usize = 8_192;
+const LANES_OF_ONE: usize = LANES_MOST / 8;
 /// Up to here nobody has to prove an address, which saves a round trip.
 const HALF_OPEN_FREE: usize = 64;
 /// The same for newcomers within a second.
@@ -213,6 +242,18 @@ mod tests {
         let neighbours =
             ["[2001:db8::1]:1", "[2001:db8::2]:1"].map(|addr| addr.parse().map(source));
         assert_eq!(neighbours[0], neighbours[1]);
+    }
+
+    #[test]
+    fn one_source_cannot_take_every_tls_connection() {
+        let gate = Gate::new();
+        let taken = |host| Seat::taken(&gate.lanes, from(host));
+        let mut lanes: Vec<Seat> = (0..LANES_OF_ONE).map(|_| taken(1)).collect();
+        assert!(!gate.has_lane_for(from(1)) && gate.has_lane_for(from(2)));
+        lanes.extend((LANES_OF_ONE..LANES_MOST).map(|n| taken(2 + (n % 100) as u8)));
+        assert!(!gate.has_lane_for(from(200)));
+        lanes.clear();
+        assert!(gate.has_lane_for(from(1)));
     }
 
     #[test]

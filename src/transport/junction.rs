@@ -41,14 +41,9 @@ impl Junction {
         Arc::new(Self { udp, lanes, inbox, outlet, lanes_first })
     }
 
-    /// A lane to a client at `remote`. `None` when there are too many.
+    /// A lane to a client at `remote`. `None` when all its names are taken.
     pub(super) fn open(self: &Arc<Self>, remote: SocketAddr) -> Option<Opened> {
         let mut lanes = lock(&self.lanes);
-        let theirs =
-            lanes.keys().filter(|far| far.ip().to_canonical() == remote.ip().to_canonical());
-        if lanes.len() >= MOST_LANES || theirs.count() >= MOST_LANES_OF_ONE {
-            return None;
-        }
         // The same numbers twice: this machine has two addresses, and is spoken to at both.
         let far = (0..16).map(|nth| over_tls(remote, nth)).find(|far| !lanes.contains_key(far))?;
         let lane = Lane::to(far);
@@ -207,10 +202,6 @@ fn lock(
 
 /// Interfaces are numbered from 1 (RFC 3493, 4).
 const OVER_TLS: u32 = 0xFFFF_FF00;
-/// Each has a file and a buffer.
-const MOST_LANES: usize = 8_192;
-/// From behind one NAT; one source cannot keep everybody else out.
-const MOST_LANES_OF_ONE: usize = MOST_LANES / 8;
 /// Packets that are sent in one go, as on UDP.
 const TRAIN: usize = 10;
 

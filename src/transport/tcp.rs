@@ -99,8 +99,8 @@ impl Caller {
         self.remote
     }
 
-    /// Shakes hands; `None` when that fails or takes too long, when the first byte is none of TLS, or when there are too
-    /// many. TLS has then proved that the peer holds some key, not that it may enter. Cancel-safe: dropped, the attempt
+    /// Shakes hands; `None` when that fails or takes too long, or when the first byte is none of TLS.
+    /// TLS has then proved that the peer holds some key, not that it may enter. Cancel-safe: dropped, the attempt
     /// ends. [CAR-2] [CAR-7]
     pub async fn handshake(self) -> Option<TlsLane> {
         let Self { stream, remote, crypto, junction, limit } = self;

@@ -188,12 +188,13 @@ fn columns(stalls: &[Stalls]) -> [(&'static str, Vec<Duration>); 3] {
     ]
 }
 
-async fn stage() -> Stage {
-    Stage::with(|settings| settings.transport.trust_loopback = false).await
-}
-
-fn path() -> Conditions {
-    Conditions::rtt(Duration::from_millis(40)).rate(100, 1 << 20)
+/// A subject on a path of its own: 40 ms, 100 Mbit/s.
+async fn subject(seed: u64) -> (Stage, Link, Subject) {
+    let stage = Stage::with(|settings| settings.transport.trust_loopback = false).await;
+    let path = Conditions::rtt(Duration::from_millis(40)).rate(100, 1 << 20);
+    let link = Link::to(stage.router.local_addr(), seed, path);
+    let subject = Subject::on(&stage, &link).await;
+    (stage, link, subject)
 }
 
 /// Nothing gets through for a while, in so many paths at once.
@@ -201,9 +202,7 @@ async fn outage(seconds: u64, runs: u64) -> Vec<Stalls> {
     let mut all = JoinSet::new();
     for seed in 0..runs {
         all.spawn(async move {
-            let stage = stage().await;
-            let link = Link::to(stage.router.local_addr(), seed, path());
-            let mut subject = Subject::on(&stage, &link).await;
+            let (_stage, link, mut subject) = subject(seed).await;
             tokio::time::sleep(Duration::from_millis(seed * 137 % 1_000)).await;
             link.becomes(|path| path.down = true);
             tokio::time::sleep(Duration::from_secs(seconds)).await;
@@ -219,9 +218,7 @@ async fn rebindings(runs: u64, times: u64) -> Vec<Stalls> {
     let mut all = JoinSet::new();
     for seed in 0..runs {
         all.spawn(async move {
-            let stage = stage().await;
-            let link = Link::to(stage.router.local_addr(), seed, path());
-            let mut subject = Subject::on(&stage, &link).await;
+            let (_stage, link, mut subject) = subject(seed).await;
             let mut stalls = Vec::new();
             for _ in 0..times {
                 link.rebinds();
