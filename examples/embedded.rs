@@ -44,6 +44,9 @@ async fn main() -> Result<(), Failure> {
         dial: ends::DialSettings::default(),
         lease: Duration::from_secs(24 * 60 * 60),
         resume: Duration::from_secs(120),
+        sockets: conduit::transport::Sockets::default(),
+        #[cfg(unix)]
+        heritage: None,
     })
     .await?;
     let address = router.local_addr().into();

@@ -97,5 +97,8 @@ fn router_settings(
         dial: ends::DialSettings::default(),
         lease: Duration::from_secs(24 * 60 * 60),
         resume: Duration::from_secs(120),
+        sockets: conduit::transport::Sockets::default(),
+        #[cfg(unix)]
+        heritage: None,
     }
 }

@@ -144,6 +144,9 @@ async fn start_router(home: &Path) -> Result<router::Running, Failure> {
         dial: DialSettings::default(),
         lease: Lease::MEMORY,
         resume: Options::RESUME,
+        sockets: crate::transport::Sockets::default(),
+        #[cfg(unix)]
+        heritage: None,
     };
     Ok(router::start(settings).await?)
 }

@@ -1,6 +1,7 @@
 //! `conduit start`: one tunnel.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
@@ -13,7 +14,10 @@ use super::report::warn;
 use super::service::{self, System};
 use super::tunnel::{self, TunnelArgs};
 use crate::config::{ClientConfig, Loaded};
-use crate::fleet::{Claimed, Failure, Launch, Output, Ready, Signals, pin_to_processors, spawn};
+use crate::fleet::{
+    Claimed, Failure, Launch, Output, Ready, Signals, pin_to_processors, spawn, tell_ready,
+};
+use crate::task::Tasks;
 
 /// Options of `start`.
 #[derive(Debug, clap::Args)]
@@ -100,7 +104,11 @@ async fn foreground(
     let host = claimed.start(launch, signals.next()).await?;
     remember_move(&context.home()?, &prepared.pin)?;
     show(context, &host.ready(), prepared)?;
-    host.run(signals, CancellationToken::new()).await.map(|()| 0)
+    let tasks = Tasks::new();
+    tell_ready(&tasks);
+    let ended = host.run(signals, CancellationToken::new()).await;
+    tasks.shutdown(Duration::ZERO).await;
+    ended.map(|()| 0)
 }
 
 /// One line that says that it is ready, and where.

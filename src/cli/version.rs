@@ -12,7 +12,7 @@ pub(super) fn run(context: &Context) -> Result<u8, Failure> {
         return context
             .document(&json!({
                 "schema": "conduit.version/1", "version": version, "commit": COMMIT,
-                "target": target, "features": FEATURES,
+                "target": target, "features": FEATURES, "handover": HANDOVER,
             }))
             .map(|()| 0);
     }
@@ -28,5 +28,10 @@ pub(super) fn run(context: &Context) -> Result<u8, Failure> {
 
 /// What whoever builds releases puts into the environment.
 const COMMIT: Option<&str> = option_env!("CONDUIT_COMMIT");
+/// The format of what one router leaves to the next that this program reads.
+#[cfg(unix)]
+const HANDOVER: Option<u32> = Some(crate::router::Heritage::FORMAT);
+#[cfg(not(unix))]
+const HANDOVER: Option<u32> = None;
 /// What this version can carry, over what.
 const FEATURES: [&str; 2] = ["tcp-forward", "quic"];

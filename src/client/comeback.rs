@@ -40,6 +40,11 @@ impl Comeback {
         }
     }
 
+    /// The first attempt comes at some time within `spread`: who has many clients asks them for that. [SES-36]
+    pub(super) fn within(self, spread: Duration) -> Self {
+        Self { wait: spread, ..self }
+    }
+
     /// Tries until a session is up. An error says that another process has the tunnel now.
     pub(super) async fn succeeds(&mut self) -> Result<Declared, StartError> {
         loop {
@@ -65,8 +70,8 @@ impl Comeback {
     /// `None` when there is reason to try again. Refusals are not network trouble: they are asked about once a minute.
     async fn attempt(&mut self) -> Option<Result<Declared, StartError>> {
         let Settings { access, tunnel, instance, .. } = &self.shared.settings;
-        let (past, tls_at_once) = (Some(&self.past), self.tls_at_once);
-        let attempt = Attempt { tasks: &self.tasks, tries: 1, past, tls_at_once };
+        let (past, tls_at_once) = (self.past.past(), self.tls_at_once);
+        let attempt = Attempt { tasks: &self.tasks, tries: 1, past: Some(&past), tls_at_once };
         match access.declare(tunnel, &self.binds, *instance, attempt).await {
             Err(StartError::Unpublished { .. }) if self.binds != tunnel.bind => {
                 self.binds = tunnel.bind.clone();

@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use super::error::reason_of;
 use super::{Access, StartError};
 use crate::identity::Keypair;
-use crate::session::{Event, Introduction, Session, initiate};
+use crate::session::{Event, Introduction, Past, Session, initiate};
 use crate::task::Tasks;
 use crate::transport::{self, ClientEndpoint, ConnectError, Connection};
 use crate::tunnel::{Host, HostPort, Identity};
@@ -41,7 +41,7 @@ pub(super) struct Attempt<'a> {
     /// How many there were, with this one.
     pub(super) tries: u32,
     /// The session that is to go on.
-    pub(super) past: Option<&'a Session>,
+    pub(super) past: Option<&'a Past>,
     /// Whether TLS does not wait for QUIC.
     pub(super) tls_at_once: bool,
 }

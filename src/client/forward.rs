@@ -98,7 +98,7 @@ impl Port {
             }
         };
         let served = receiver.served();
-        let copying = pipe(socket, sender, receiver, settings.relay, &entry.counters, &entry.stop);
+        let copying = pipe(socket, sender, receiver, settings.relay, &entry);
         Some(Connected { copying, served, visitor, _entry: entry, _session })
     }
 

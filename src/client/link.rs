@@ -123,19 +123,23 @@ pub(super) async fn keep(shared: Arc<Shared>, tasks: Tasks, first: (Established,
         shared.set_state(TunnelState::Ready);
         let ending = until_end(&shared, &tasks, (&line, &endpoint), (early, events)).await;
         let back = match ending {
-            Ending::Replaced(by) if !shared.accepting.is_cancelled() => {
+            Ending::Renewed(back) => back,
+            Ending::Replaced(reason) | Ending::Lost { reason, .. }
+                if shared.accepting.is_cancelled() =>
+            {
+                tracing::debug!(reason, "not coming back");
+                shared.link.line.send_replace(None);
+                return;
+            }
+            Ending::Replaced(by) => {
                 return shared.give_up(StartError::Replaced { by }, &line.session).await;
             }
-            Ending::Renewed(back) => back,
-            Ending::Replaced(reason) | Ending::Lost(reason) => {
+            Ending::Lost { reason, spread } => {
                 shared.link.line.send_replace(None);
-                if shared.accepting.is_cancelled() {
-                    return;
-                }
                 shared.set_state(TunnelState::Reconnecting);
                 shared.link.note(Some(reason.clone()));
                 tracing::warn!(router = %addr, reason, "session lost, reconnecting");
-                let mut comeback = Comeback::of(&shared, &tasks, &line.session);
+                let mut comeback = Comeback::of(&shared, &tasks, &line.session).within(spread);
                 match shared.connections.run_until_cancelled(comeback.succeeds()).await {
                     Some(back) => back,
                     None => return,
@@ -158,11 +162,21 @@ pub(super) async fn keep(shared: Arc<Shared>, tasks: Tasks, first: (Established,
 
 /// How a session ended.
 enum Ending {
-    Lost(String),
+    Lost {
+        reason: String,
+        /// Within how much time it comes back, because others do too.
+        spread: Duration,
+    },
     /// Another process has the tunnel: coming back would take it away again, and so on for ever.
     Replaced(String),
     /// Another connection has taken the place of one that was silent, or something forbids it.
     Renewed(Result<Declared, StartError>),
+}
+
+impl Ending {
+    fn lost(reason: String) -> Self {
+        Self::Lost { reason, spread: Duration::ZERO }
+    }
 }
 
 /// Waits for the session's end and does meanwhile what the router says and what the network asks for. [SES-33] [RVS-4]
@@ -188,12 +202,12 @@ async fn until_end(
         tokio::select! {
             renewed = renewal.done() => match (renewed, lost.take()) {
                 (Some(back), _) => return Ending::Renewed(back),
-                (None, Some(reason)) => return Ending::Lost(reason),
+                (None, Some(reason)) => return Ending::lost(reason),
                 (None, None) => {}
             },
             ended = line.session.closed(), if lost.is_none() => {
                 if !renewal.is_under_way() {
-                    return Ending::Lost(ended.reason);
+                    return Ending::lost(ended.reason);
                 }
                 // It may be lost because it is renewed.
                 shared.link.line.send_replace(None);
@@ -226,7 +240,10 @@ fn hear(shared: &Arc<Shared>, tasks: &Tasks, line: &Line, event: Event) -> Optio
     match event {
         Event::GoAway(leave) => {
             tracing::info!(reason = leave.message, "the router is about to leave");
-            return leave.reconnect_now.then_some(Ending::Lost(leave.message));
+            return leave.reconnect_now.then(|| Ending::Lost {
+                reason: leave.message,
+                spread: Duration::from_millis(leave.spread_ms.into()).min(LONGEST_SPREAD),
+            });
         }
         Event::FlowOpen(open) => reverse::flow(shared, tasks, &line.flows, open),
         Event::FlowClose(close) => udp::closed(shared, &line.flows, &close),
@@ -287,6 +304,8 @@ impl Shared {
 
 /// A path that is back within this time needs no other connection: QUIC and its pulse are quicker.
 const PATIENCE: Duration = Duration::from_secs(6);
+/// What a router may ask for: its clients are thousands at most.
+const LONGEST_SPREAD: Duration = Duration::from_secs(60);
 /// What `status` says while a connection passes nothing.
 const SILENT: &str = "the router has not been heard of for some seconds";
 /// A router that is busy takes so long from accepting a visitor to opening its stream.

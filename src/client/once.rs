@@ -12,11 +12,11 @@ use super::declare::TUNNEL;
 use super::{Access, StartError};
 use crate::ends::Stream;
 use crate::relay;
-use crate::relay::{EndedBy, pipe};
+use crate::relay::{EndedBy, Faces, Table, pipe};
 use crate::session::{Receiver, Sender, Session};
 use crate::task::Tasks;
 use crate::transport::ClientEndpoint;
-use crate::tunnel::{Options, TunnelSpec};
+use crate::tunnel::{Options, Protocol, TunnelSpec};
 use crate::wire::{Code, StreamClass, StreamHeader, VERSION};
 
 /// Everything that one connection needs.
@@ -85,7 +85,8 @@ pub async fn once(
     stop: &CancellationToken,
 ) -> Result<EndedBy, StartError> {
     let Line { sender, receiver, session, endpoint, tasks } = Line::open(settings).await?;
-    let moved = pipe(user, sender, receiver, settings.relay, &Arc::default(), stop).await;
+    let entry = Table::default().enter(Protocol::Tcp, Faces::User, String::new(), stop);
+    let moved = pipe(user, sender, receiver, settings.relay, &entry).await;
     close(&session, &endpoint, &tasks, "the connection is over").await;
     Ok(moved.ended_by)
 }

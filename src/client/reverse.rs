@@ -93,7 +93,7 @@ async fn visitor(shared: &Shared, incoming: Incoming) -> Option<Connected> {
     };
     let (sender, receiver, _seat) = incoming.admit().await.ok()?;
     let settings = shared.settings.relay;
-    let copying = pipe(socket, sender, receiver, settings, &entry.counters, &entry.stop);
+    let copying = pipe(socket, sender, receiver, settings, &entry);
     Some(Connected { copying, target, _entry: entry, _seat })
 }
 

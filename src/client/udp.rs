@@ -19,7 +19,7 @@ pub(super) async fn serve(shared: Arc<Shared>, index: usize, port: UdpPort) {
         let trusted = Arc::clone(&trusted);
         Some(Destination { flows, rules, max_flows: options.max_flows, trusted })
     };
-    let users = Front::new(port, &shared.table);
+    let users = Front::new(Arc::new(port), &shared.table);
     let scope = Scope { draining: shared.accepting.clone(), stop: shared.connections.clone() };
     front(&users, pick, &scope).await;
 }

@@ -20,6 +20,9 @@ pub struct Environment {
 pub struct Secret(Zeroizing<String>);
 
 impl Environment {
+    /// One program sets it for the next, in the same process.
+    pub const HANDOVER: &str = "CONDUIT_HANDOVER";
+
     /// The variables of this process.
     #[allow(clippy::disallowed_methods, reason = "the one place that reads the environment")]
     pub fn of_process() -> Self {
@@ -57,9 +60,20 @@ impl Environment {
         (folder.is_absolute() && file.is_file()).then_some(file)
     }
 
+    /// The file that the program before has left: the number in `CONDUIT_HANDOVER`.
+    pub fn handover(&self) -> Option<u32> {
+        self.variable(Self::HANDOVER)?.to_str()?.parse().ok()
+    }
+
     /// The variables that hold secrets: a spawned process must not inherit them.
     pub const fn secret_variables() -> &'static [&'static str] {
         &["CONDUIT_TICKET", "CONDUIT_SECURITY_TOKEN"]
+    }
+
+    /// The variables with which a service manager and the process that it has started find each other: a process which
+    /// that one spawns is none of theirs.
+    pub const fn manager_variables() -> &'static [&'static str] {
+        &["NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_PID", "LISTEN_FDS"]
     }
 
     /// Every `CONDUIT_*` variable that is set, by name.
@@ -101,7 +115,7 @@ const FOREIGN: &[&str] =
     &["HOME", "USERPROFILE", "CREDENTIALS_DIRECTORY", "XDG_RUNTIME_DIR", "NO_COLOR"];
 
 /// Variables of Conduit that are no keys.
-pub(super) const RESERVED: &[&str] = &["CONDUIT_HOME", "CONDUIT_TICKET"];
+pub(super) const RESERVED: &[&str] = &["CONDUIT_HOME", "CONDUIT_TICKET", Environment::HANDOVER];
 
 #[cfg(test)]
 mod tests {

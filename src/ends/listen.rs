@@ -3,6 +3,8 @@
 use std::fmt::Display;
 use std::io;
 use std::net::{Ipv6Addr, SocketAddr};
+#[cfg(unix)]
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -90,6 +92,15 @@ impl Listener {
         Ok(Self { socket, local, outage: Outage::default() })
     }
 
+    /// A socket that listens already, of an earlier program or of the service manager. Has to be called within a tokio
+    /// runtime.
+    pub fn of(socket: std::net::TcpListener) -> io::Result<Self> {
+        socket.set_nonblocking(true)?;
+        let socket = TcpListener::from_std(socket)?;
+        let local = socket.local_addr()?.into();
+        Ok(Self { socket: Listening::Tcp(socket), local, outage: Outage::default() })
+    }
+
     /// Where it listens, with the real port.
     pub fn local_bind(&self) -> Bind {
         self.local.clone()
@@ -100,6 +111,16 @@ impl Listener {
     /// Never fails: without free descriptors or memory it tries again, at most 50 times a second. Cancel-safe.
     pub async fn accept(&self) -> (Stream, Peer) {
         persevere(&self.outage, &self.local, || self.socket.accept()).await
+    }
+}
+
+#[cfg(unix)]
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match &self.socket {
+            Listening::Tcp(socket) => socket.as_fd(),
+            Listening::Unix(socket) => socket.as_fd(),
+        }
     }
 }
 

@@ -8,6 +8,8 @@
 mod dial;
 mod gather;
 mod icmp;
+#[cfg(unix)]
+mod inherit;
 mod listen;
 mod proxy;
 mod race;
@@ -18,6 +20,8 @@ mod visitor;
 
 pub use dial::{Candidate, DialError, DialSettings, dial, dial_udp, resolve};
 pub use gather::let_packets_gather;
+#[cfg(unix)]
+pub use inherit::{adopt, leave};
 pub use listen::{ListenError, Listener};
 pub use proxy::{
     HEADER_LIMIT, ProxyError, ProxyHeader, Transport, Visit, accept_header, header, parse_datagram,

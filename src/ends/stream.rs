@@ -3,6 +3,8 @@
 use std::fmt;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
+#[cfg(unix)]
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -86,6 +88,21 @@ impl Stream {
         }
     }
 
+    /// A connection of an earlier program. Has to be called within a tokio runtime.
+    #[cfg(unix)]
+    pub fn adopted(descriptor: OwnedFd, is_unix: bool) -> io::Result<Self> {
+        Ok(if is_unix {
+            Self::Unix(UnixStream::from_std(descriptor.into())?)
+        } else {
+            Self::Tcp(TcpStream::from_std(descriptor.into())?)
+        })
+    }
+
+    /// Whether it is a Unix socket.
+    pub fn is_unix(&self) -> bool {
+        !matches!(self, Self::Tcp(_))
+    }
+
     /// Reads what is there without waiting.
     pub fn try_read_buf(&self, buffer: &mut impl BufMut) -> io::Result<usize> {
         either!(self, socket => socket.try_read_buf(buffer))
@@ -142,6 +159,13 @@ impl Stream {
             #[cfg(unix)]
             Self::Unix(_) => None,
         }
+    }
+}
+
+#[cfg(unix)]
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        either!(self, socket => socket.as_fd())
     }
 }
 

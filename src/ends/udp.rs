@@ -6,6 +6,8 @@ mod option;
 use std::cell::RefCell;
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+#[cfg(unix)]
+use std::os::fd::{AsFd, BorrowedFd};
 
 use quinn_udp::{BATCH_SIZE, RecvMeta, Transmit, UdpSockRef, UdpSocketState};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -51,6 +53,13 @@ pub struct Way {
     pub from: Option<IpAddr>,
 }
 
+#[cfg(unix)]
+impl AsFd for UdpPort {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
 impl<'a> Arrived<'a> {
     /// Each packet; there is at least one, which may be empty.
     pub fn packets(&self) -> impl Iterator<Item = &'a [u8]> + use<'a> {
@@ -76,6 +85,11 @@ impl UdpPort {
             Self::new(socket, None)
         };
         open().map_err(|source: io::Error| ListenError::new(bind, source))
+    }
+
+    /// A socket that is bound already, of an earlier program. Has to be called within a tokio runtime.
+    pub fn of(socket: std::net::UdpSocket) -> io::Result<Self> {
+        Self::new(socket.into(), None)
     }
 
     /// A socket of its own for packets to and from `peer`. Fails at once when there is no route.

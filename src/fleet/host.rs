@@ -10,6 +10,7 @@ use tracing::{debug, error, info, warn};
 
 use super::failure::{Failure, Kind};
 use super::launch::{Launch, Output, Ready};
+use super::manager::tell_stopping;
 use super::signals::Signals;
 use crate::client::{self, Running};
 use crate::registry::{Call, Claim, ControlListener, Record, Registry, Request, RpcError};
@@ -183,6 +184,7 @@ impl Host {
             }
         }
         info!(tunnel = %self.record().tunnel_id, "draining");
+        tell_stopping();
         self.note(TunnelState::Draining);
         tokio::select! {
             () = self.running.shutdown(DRAIN) => {}

@@ -8,6 +8,7 @@ mod child;
 mod failure;
 mod host;
 mod launch;
+mod manager;
 mod place;
 mod reap;
 mod signals;
@@ -22,6 +23,9 @@ pub use child::run_child;
 pub use failure::{Failure, Kind, exit};
 pub use host::{Claimed, DRAIN, Host, NEVER_READY, serve_control};
 pub use launch::{Launch, Output, Pin, Ready};
+#[cfg(unix)]
+pub use manager::tell_upgrading;
+pub use manager::{given_sockets, tell_ready, tell_stopping};
 pub use place::{pin_to_processors, runtime};
 pub use signals::Signals;
 pub use spawn::{Spawned, spawn};

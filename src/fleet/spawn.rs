@@ -67,8 +67,8 @@ fn command(launch: &Launch) -> std::io::Result<Command> {
     let program = if program.exists() { program } else { "/proc/self/exe".into() };
     let mut command = Command::new(program);
     command.arg("__tunnel").stdin(Stdio::piped()).stdout(Stdio::piped());
-    for secret in Environment::secret_variables() {
-        command.env_remove(secret);
+    for other in Environment::secret_variables().iter().chain(Environment::manager_variables()) {
+        command.env_remove(other);
     }
     // Otherwise the folder could not be unmounted while the tunnel runs.
     #[cfg(unix)]

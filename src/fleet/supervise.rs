@@ -1,5 +1,6 @@
 //! One supervisor for a whole file: keeps a process per tunnel, drains them all, and ends when one cannot be kept.
 
+use std::collections::HashSet;
 use std::process::ExitStatus;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use tracing::{info, warn};
 use super::failure::{Failure, Kind};
 use super::host::DRAIN;
 use super::launch::{Launch, Ready};
+use super::manager::{tell_ready, tell_stopping};
 use super::reap::reap_orphans;
 use super::signals::Signals;
 use super::spawn::{Spawned, spawn};
@@ -35,6 +37,18 @@ pub enum Event {
     TakenOver(Name, Failure),
 }
 
+impl Event {
+    fn name(&self) -> &Name {
+        match self {
+            Self::Ready(name, _)
+            | Self::Again(name, ..)
+            | Self::Lost(name, _)
+            | Self::Ended(name)
+            | Self::TakenOver(name, _) => name,
+        }
+    }
+}
+
 /// Keeps all of them until a signal (drains, a second one ends at once), until one cannot be kept, or until
 /// somebody has ended them all. That one was taken over is an error only when nothing else is left to keep.
 pub async fn supervise(
@@ -43,6 +57,7 @@ pub async fn supervise(
     mut report: impl FnMut(Event),
 ) -> Result<(), Failure> {
     let tasks = Tasks::new();
+    let mut unheard: HashSet<Name> = launches.iter().map(|it| it.spec.name.clone()).collect();
     let now = CancellationToken::new();
     let (tell, mut events) = mpsc::channel(EVENTS);
     // A second that has begun: every moment in it comes later as a text.
@@ -62,6 +77,10 @@ pub async fn supervise(
         tokio::select! {
             event = events.recv() => {
                 let Some(event) = event else { break };
+                // Each is up, or has said why it is not.
+                if unheard.remove(event.name()) && unheard.is_empty() {
+                    tell_ready(&tasks);
+                }
                 match &event {
                     Event::Lost(_, failure) => {
                         lost.get_or_insert(failure.clone());
@@ -78,6 +97,7 @@ pub async fn supervise(
                     now.cancel();
                 } else {
                     info!("draining");
+                    tell_stopping();
                     tasks.token().cancel();
                 }
             }

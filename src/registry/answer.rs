@@ -201,6 +201,9 @@ pub struct RouterStatus {
     pub advertise: Vec<HostPort>,
     /// RFC 3339.
     pub created_at: String,
+    /// How often another program has gone on in its place since then.
+    #[serde(default)]
+    pub upgrades: u64,
     /// Sessions open now.
     pub sessions: Vec<SessionStatus>,
     /// Streams open now.

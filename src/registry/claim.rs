@@ -1,6 +1,8 @@
 //! Claiming a name: of many that try at once one wins, and keeps the name for as long as it lives.
 
 use std::io;
+#[cfg(unix)]
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use uuid::Uuid;
@@ -12,8 +14,12 @@ use super::process::Presence;
 use super::record::{Kind, NewRecord, Record, now_rfc3339};
 use super::serve::ControlListener;
 use super::socket;
+#[cfg(unix)]
+use crate::ends::{adopt, leave};
 use crate::files;
 use crate::tunnel::{TunnelId, TunnelState};
+#[cfg(unix)]
+use crate::wire::handover::Claim as Left;
 
 /// A claimed name. While it lives, the lock is held; a process that dies lets go of it.
 #[derive(Debug)]
@@ -21,7 +27,10 @@ pub struct Claim {
     registry: Registry,
     record: Record,
     ended: bool,
-    _lock: NameLock,
+    lock: NameLock,
+    /// The control socket that the program before has left.
+    #[cfg(unix)]
+    control: Option<OwnedFd>,
 }
 
 /// Why a name cannot be claimed.
@@ -56,8 +65,31 @@ pub(super) fn claim(registry: &Registry, new: NewRecord) -> Result<Claim, ClaimE
     let id = free_id(registry, &new, instance);
     let control_socket = socket::place(registry.folder(), registry.runtime_dir(), instance)?;
     let record = Record::new(new, id, instance, control_socket);
-    let claim = Claim { registry: registry.clone(), record, ended: false, _lock: lock };
+    let claim = Claim {
+        registry: registry.clone(),
+        record,
+        ended: false,
+        lock,
+        #[cfg(unix)]
+        control: None,
+    };
     claim.write()?;
+    Ok(claim)
+}
+
+/// Goes on with the claim of the program that this process ran before. [UPG-2]
+#[cfg(unix)]
+pub(super) fn take_over(registry: &Registry, left: &Left) -> Result<Claim, RegistryError> {
+    let id: TunnelId = left.record.parse().map_err(|_| RegistryError::Left)?;
+    let record = Record::read(&registry.record_path(&id)).map_err(|_| RegistryError::Left)?;
+    if record.pid != std::process::id() || record.ended_at.is_some() {
+        return Err(RegistryError::Left);
+    }
+    let adopted = |number| adopt(number).map_err(|_| RegistryError::Left);
+    let lock = NameLock::adopted(adopted(left.lock)?);
+    let control = Some(adopted(left.control)?);
+    let mut claim = Claim { registry: registry.clone(), record, ended: false, lock, control };
+    claim.update(|record| env!("CARGO_PKG_VERSION").clone_into(&mut record.version))?;
     Ok(claim)
 }
 
@@ -117,9 +149,22 @@ impl Claim {
         self.write().inspect_err(|_| self.record = before)
     }
 
-    /// Binds the control socket, which the record names [CTL-4]. Must run within tokio.
-    pub fn listen(&self) -> Result<ControlListener, RegistryError> {
-        ControlListener::bind(&self.record.control_socket)
+    /// Binds the control socket, which the record names [CTL-4], unless the program before has left it. Must run within
+    /// tokio.
+    pub fn listen(&mut self) -> Result<ControlListener, RegistryError> {
+        let place = &self.record.control_socket;
+        #[cfg(unix)]
+        if let Some(left) = self.control.take() {
+            return ControlListener::adopted(left, place);
+        }
+        ControlListener::bind(place)
+    }
+
+    /// Leaves the claim, with a copy of the control socket, to the next program of this process. [UPG-2]
+    #[cfg(unix)]
+    pub fn leave(&mut self, control: &OwnedFd) -> io::Result<Left> {
+        let record = self.record.tunnel_id.to_string();
+        Ok(Left { record, lock: leave(&self.lock)?, control: leave(control)? })
     }
 
     /// Records how it ended and lets go of the name. The record and the log stay for `list --all` and `logs`.

@@ -66,6 +66,12 @@ pub enum RegistryError {
         /// What the system said.
         source: io::Error,
     },
+    /// What the program before has left is none of this process.
+    #[cfg(unix)]
+    #[error(
+        "what the program before has left of its name does not fit this process: start it anew"
+    )]
+    Left,
     /// No folder's path is short enough for a socket.
     #[error("{} is too long for a socket (at most {max} bytes): use a shorter CONDUIT_HOME", path.display())]
     SocketPathTooLong {
@@ -116,6 +122,12 @@ impl Registry {
     /// Takes a name for this process and writes its record. Blocks for at most about two seconds.
     pub fn claim(&self, new: NewRecord) -> Result<Claim, ClaimError> {
         claim::claim(self, new)
+    }
+
+    /// Goes on with the name and the record of the program that this process ran before.
+    #[cfg(unix)]
+    pub fn take_over(&self, left: &crate::wire::handover::Claim) -> Result<Claim, RegistryError> {
+        claim::take_over(self, left)
     }
 
     /// Every record, by name and age. Never blocks on what it finds, and changes nothing.

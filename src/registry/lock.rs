@@ -20,6 +20,12 @@ impl NameLock {
         }
     }
 
+    /// The lock that the program before has held in this process, and has left.
+    #[cfg(unix)]
+    pub(super) fn adopted(descriptor: std::os::fd::OwnedFd) -> Self {
+        Self(descriptor.into())
+    }
+
     /// Writes into the locked file who holds it.
     pub(super) fn write(&self, text: &str) -> io::Result<()> {
         let mut file = &self.0;
@@ -38,6 +44,13 @@ impl NameLock {
             Err(TryLockError::WouldBlock) => Ok(true),
             Err(TryLockError::Error(error)) => Err(error),
         }
+    }
+}
+
+#[cfg(unix)]
+impl std::os::fd::AsFd for NameLock {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 

@@ -36,6 +36,11 @@ pub enum Request {
     },
     /// `{"version", "protocol"}` [CTL-36].
     Version,
+    /// Router: another program goes on in its place: `{"from", "to"}` [CTL-47].
+    Upgrade {
+        /// The program's path.
+        program: String,
+    },
     /// Router: a ticket [CTL-40].
     Invite(InviteParams),
     /// Router: admits a key that was distributed by other means [CTL-41].
@@ -125,6 +130,7 @@ impl Request {
             Self::Shutdown { .. } => "shutdown",
             Self::LogsLevel { .. } => "logs.level",
             Self::Version => "version",
+            Self::Upgrade { .. } => "router.upgrade",
             Self::Invite(_) => "router.invite",
             Self::Authorize(_) => "router.authorize",
             Self::Clients => "router.clients",
@@ -141,6 +147,7 @@ impl Request {
             Self::KillConnection { id } => json!({"id": id}),
             Self::Shutdown { drain_ms } => json!({"drain_ms": drain_ms}),
             Self::LogsLevel { level } => json!({"level": level}),
+            Self::Upgrade { program } => json!({"program": program}),
             Self::Invite(params) => json!(params),
             Self::Authorize(params) => json!(params),
             Self::Revoke { name } => json!({"name": name}),
@@ -166,6 +173,7 @@ impl Request {
             "shutdown" => Self::Shutdown { drain_ms: read::<Shutdown>(params)?.drain_ms },
             "logs.level" => Self::LogsLevel { level: read::<Level>(params)?.level },
             "version" => read::<Nothing>(params).map(|_| Self::Version)?,
+            "router.upgrade" => Self::Upgrade { program: read::<Program>(params)?.program },
             "router.invite" => Self::Invite(read(params)?),
             "router.authorize" => Self::Authorize(read(params)?),
             "router.clients" => read::<Nothing>(params).map(|_| Self::Clients)?,
@@ -210,6 +218,12 @@ struct Shutdown {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
+struct Program {
+    program: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Level {
     level: String,
 }
@@ -238,7 +252,7 @@ fn read<P: DeserializeOwned>(params: Value) -> Result<P, RpcError> {
 mod tests {
     use super::*;
 
-    /// [CTL-30] to [CTL-36], [CTL-40] to [CTL-46]
+    /// [CTL-30] to [CTL-36], [CTL-40] to [CTL-47]
     #[test]
     fn every_request_reads_back_as_it_was_written() {
         let name: Name = "ci".parse().expect("a name");
@@ -252,6 +266,7 @@ mod tests {
             Request::Shutdown { drain_ms: 0 },
             Request::LogsLevel { level: "debug".into() },
             Request::Version,
+            Request::Upgrade { program: "/usr/bin/conduit".into() },
             Request::Invite(InviteParams::default()),
             Request::Invite(InviteParams {
                 allow_targets: vec!["10.2.0.0/16:80,443".into()],

@@ -1,9 +1,13 @@
 //! The serving end of the control socket: many clients, none of which can hold up another or the tunnel.
 
+#[cfg(unix)]
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use interprocess::local_socket::tokio::{Listener, Stream};
 use interprocess::local_socket::traits::tokio::Listener as _;
+#[cfg(unix)]
+use interprocess::os::unix::uds_local_socket::tokio as local_socket;
 use serde_json::Value;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::{mpsc, oneshot};
@@ -39,6 +43,22 @@ impl ControlListener {
     /// Binds at exactly this place; [`super::Claim::listen`] is the way in.
     pub(super) fn bind(place: &str) -> Result<Self, RegistryError> {
         Ok(Self { listener: socket::bind(place)?, place: place.to_owned() })
+    }
+
+    /// One that the program before has left.
+    #[cfg(unix)]
+    pub(super) fn adopted(left: OwnedFd, place: &str) -> Result<Self, RegistryError> {
+        let listener = local_socket::Listener::try_from(left);
+        let listener = listener
+            .map_err(|error| RegistryError::Socket { path: place.to_owned(), source: error })?;
+        Ok(Self { listener: listener.into(), place: place.to_owned() })
+    }
+
+    /// A copy of its descriptor, for the program that goes on with it.
+    #[cfg(unix)]
+    pub fn descriptor(&self) -> std::io::Result<OwnedFd> {
+        let Listener::UdSocket(listener) = &self.listener;
+        listener.as_fd().try_clone_to_owned()
     }
 
     /// The path of the socket or the name of the pipe.
@@ -198,7 +218,7 @@ mod tests {
     async fn beside_a_process(test: impl AsyncFnOnce(Record, &Registry)) {
         let home = tempfile::tempdir().expect("tempdir");
         let registry = Registry::open(&home.path().join("home")).expect("a registry");
-        let claim = registry.claim(new("web")).expect("a claim");
+        let mut claim = registry.claim(new("web")).expect("a claim");
         let listener = claim.listen().expect("a socket");
         let (calls, mut asked) = mpsc::channel::<Call>(16);
         let stop = CancellationToken::new();

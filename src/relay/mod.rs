@@ -16,7 +16,7 @@ pub use flows::{
     Aging, CONVERSATION_PATIENCE, Destination, FlowRules, FlowTable, Flows, Front, Loss, Opening,
     PATIENCE, Reassembly, Scope, Side, TableFull, Traffic, TrafficMetrics, front,
 };
-pub use pipe::{Copying, Counters, EndedBy, Transferred, pipe};
+pub use pipe::{Copying, Counters, EndedBy, Halted, Transferred, pipe, pipe_after};
 pub use socket::first_bytes;
 pub use table::{Entry, Faces, Live, Refused, Table, Totals};
 

@@ -7,14 +7,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
+use bytes::Bytes;
 use tokio::io::{AsyncWrite, AsyncWriteExt, Interest};
 use tokio_util::sync::CancellationToken;
 
-use super::Settings;
 use super::queue::Queue;
 use super::socket::poll_read;
+use super::{Entry, Settings};
 use crate::ends::{ReadHalf, Stream, WriteHalf};
-use crate::session::{InFlight, ReceiveError, Receiver, SendError, Sender};
+use crate::session::{self, InFlight, ReceiveError, Receiver, SendError, Sender};
 use crate::wire::Code;
 
 /// Bytes moved so far; read by `list` while the connection lives.
@@ -26,6 +27,8 @@ pub struct Counters {
     pub received: AtomicU64,
     /// Out of the stream and waiting for the socket.
     waiting: AtomicU64,
+    /// Whether its stop is no end: another process goes on with it.
+    halts: AtomicBool,
 }
 
 impl Counters {
@@ -34,13 +37,28 @@ impl Counters {
         self.sent.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
+    /// Counts what was moved before, when another process goes on.
+    pub fn resume(&self, sent: u64, received: u64) {
+        self.sent.store(sent, Ordering::Relaxed);
+        self.received.store(received, Ordering::Relaxed);
+    }
+
+    /// What stops it from here on is no end.
+    pub(super) fn halt(&self) {
+        self.halts.store(true, Ordering::Release);
+    }
+
+    pub(super) fn is_halted(&self) -> bool {
+        self.halts.load(Ordering::Acquire)
+    }
+
     fn total(&self) -> u64 {
         self.sent.load(Ordering::Relaxed) + self.received.load(Ordering::Relaxed)
     }
 }
 
 /// What a connection came to.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Transferred {
     /// From the socket into the stream, in bytes.
     pub sent: u64,
@@ -48,6 +66,17 @@ pub struct Transferred {
     pub received: u64,
     /// How it ended.
     pub ended_by: EndedBy,
+    /// What another process goes on with: it was [`EndedBy::Halted`].
+    pub halted: Option<Box<Halted>>,
+}
+
+/// A connection whose bytes wait for somebody to go on.
+#[derive(Debug)]
+pub struct Halted {
+    /// The local end.
+    pub socket: Stream,
+    /// The stream.
+    pub stream: session::Halted,
 }
 
 /// How a connection ended.
@@ -79,6 +108,9 @@ pub enum EndedBy {
     /// The session is gone.
     #[error("the session was lost: {0}")]
     Lost(String),
+    /// It did not end: another process goes on with it.
+    #[error("handed over")]
+    Halted,
 }
 
 impl EndedBy {
@@ -90,7 +122,7 @@ impl EndedBy {
             Self::Refused { code, .. } | Self::Peer(code) => *code,
             Self::Abandoned => Code::Abandoned,
             Self::Killed => Code::Killed,
-            Self::Lost(_) => Code::Internal,
+            Self::Lost(_) | Self::Halted => Code::Internal,
         }
     }
 }
@@ -102,20 +134,39 @@ pub type Copying = Pin<Box<dyn Future<Output = Transferred> + Send>>;
 /// finish and back, RST becomes reset and back; a failure ends both directions and resets the socket. [STR-5]
 /// [STR-6] [STR-7] Not cancel-safe: dropped, the stream is reset with `Internal`.
 pub fn pipe(
-    mut socket: Stream,
-    mut sender: Sender,
-    mut receiver: Receiver,
+    socket: Stream,
+    sender: Sender,
+    receiver: Receiver,
     settings: Settings,
-    counters: &Arc<Counters>,
-    stop: &CancellationToken,
+    entry: &Entry,
 ) -> Copying {
-    let (counters, stop) = (Arc::clone(counters), stop.clone());
+    pipe_on(Queue::default(), (socket, sender, receiver), settings, entry)
+}
+
+/// Goes on with what another process has left: `waiting` came before, and the socket has not taken it. [UPG-5]
+pub fn pipe_after(
+    waiting: Bytes,
+    ends: (Stream, Sender, Receiver),
+    settings: Settings,
+    entry: &Entry,
+) -> Copying {
+    pipe_on(Queue::of(waiting), ends, settings, entry)
+}
+
+fn pipe_on(
+    mut queue: Queue,
+    (mut socket, mut sender, mut receiver): (Stream, Sender, Receiver),
+    settings: Settings,
+    entry: &Entry,
+) -> Copying {
+    let (counters, stop) = (Arc::clone(&entry.counters), entry.stop.clone());
     Box::pin(async move {
         let ended_by = {
             let (in_flight, alone) = (sender.in_flight(), AtomicBool::new(false));
             let (reading, writing) = socket.split();
             let mut upload = pin!(upload(reading, &mut sender, &settings, &counters.sent, &alone));
-            let mut download = pin!(download(writing, &mut receiver, &settings, &counters));
+            let mut download =
+                pin!(download(writing, &mut receiver, &mut queue, &settings, &counters));
             let first = tokio::select! {
                 end = &mut upload => end.map(Some),
                 end = &mut download => end.map(|()| None),
@@ -135,16 +186,19 @@ pub fn pipe(
                 }
             }
         };
+        let (sent, received) =
+            (counters.sent.load(Ordering::Relaxed), counters.received.load(Ordering::Relaxed));
+        if ended_by == EndedBy::Killed && counters.is_halted() {
+            let stream = session::Halted::new(sender, receiver, queue.chunks.into());
+            let halted = Some(Box::new(Halted { socket, stream }));
+            return Transferred { sent, received, ended_by: EndedBy::Halted, halted };
+        }
         if ended_by != EndedBy::Done {
             sender.reset(ended_by.code());
             receiver.stop(ended_by.code());
             socket.reset();
         }
-        Transferred {
-            sent: counters.sent.load(Ordering::Relaxed),
-            received: counters.received.load(Ordering::Relaxed),
-            ended_by,
-        }
+        Transferred { sent, received, ended_by, halted: None }
     })
 }
 
@@ -190,7 +244,7 @@ fn upload<'s>(
     async move {
         let mut appetite = FIRST_READ.min(settings.read_buffer);
         let (mut turn, mut stopped) = (0, None);
-        loop {
+        while !sender.is_finished() {
             let room = sender.room();
             if room == 0 {
                 Box::pin(more_room(sender, &socket)).await?;
@@ -207,7 +261,10 @@ fn upload<'s>(
                 poll_read(Pin::new(&mut socket), cx, limit)
                     .map_err(|error| EndedBy::Socket(error.to_string()))
             });
-            let Some(bytes) = read.await? else { break };
+            let Some(bytes) = read.await? else {
+                sender.finish();
+                break;
+            };
             // A full read asks for a larger one: few large pieces cost less than many small ones.
             if bytes.len() == appetite {
                 appetite = (appetite * 4).min(settings.read_buffer);
@@ -222,7 +279,6 @@ fn upload<'s>(
                 tokio::task::yield_now().await;
             }
         }
-        sender.finish();
         Box::pin(sender.settled()).await?;
         Ok(socket)
     }
@@ -257,14 +313,17 @@ async fn broken(socket: &ReadHalf<'_>) -> io::Error {
 fn download(
     mut socket: WriteHalf<'_>,
     receiver: &mut Receiver,
+    queue: &mut Queue,
     settings: &Settings,
     counters: &Counters,
 ) -> impl Future<Output = Result<(), EndedBy>> {
     async move {
-        let mut queue = Queue::default();
-        let mut ended = false;
+        if receiver.is_finished() {
+            return Ok(());
+        }
+        let mut ended = receiver.has_ended();
         poll_fn(|cx| {
-            poll_download(&mut socket, receiver, &mut queue, &mut ended, settings, counters, cx)
+            poll_download(&mut socket, receiver, queue, &mut ended, settings, counters, cx)
         })
         .await?;
         socket.shutdown().await.map_err(|error| EndedBy::Socket(error.to_string()))?;

@@ -15,6 +15,13 @@ pub(super) struct Queue {
 }
 
 impl Queue {
+    /// With what came before.
+    pub(super) fn of(waiting: Bytes) -> Self {
+        let bytes = waiting.len();
+        let chunks = if waiting.is_empty() { VecDeque::new() } else { VecDeque::from([waiting]) };
+        Self { chunks, bytes, block: BytesMut::new() }
+    }
+
     /// Bytes that wait.
     pub(super) fn bytes(&self) -> usize {
         self.bytes

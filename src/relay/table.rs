@@ -172,6 +172,16 @@ impl Table {
         found.is_some()
     }
 
+    /// Stops all of them; what is copied is not ended by that, but kept for another process. [UPG-3]
+    pub fn halt(&self) {
+        let live = lock(&self.0.live);
+        for live in live.values() {
+            live.counters.halt();
+            live.stop.cancel();
+        }
+        self.0.killed.notify_waiters();
+    }
+
     /// Waits until one is to end. Cancel-safe; what happened before is not told.
     pub async fn killed(&self) {
         self.0.killed.notified().await;
@@ -223,6 +233,25 @@ impl Table {
     /// The last reasons, newest first.
     pub fn refused(&self) -> Vec<Refused> {
         lock(&self.0.refused).iter().cloned().collect()
+    }
+}
+
+impl Entry {
+    /// Since when it runs, when that was before it was entered.
+    pub fn began(&self, since: Instant) {
+        if let Some(live) = lock(&self.table.0.live).get_mut(&self.number) {
+            live.since = since;
+        }
+    }
+
+    /// Whether it was stopped for another process to go on.
+    pub fn is_halted(&self) -> bool {
+        self.counters.is_halted()
+    }
+
+    /// Its row in the table.
+    pub fn live(&self) -> Option<Live> {
+        lock(&self.table.0.live).get(&self.number).cloned()
     }
 }
 

@@ -26,6 +26,8 @@ pub(super) async fn accept(shared: Arc<Shared>, tasks: Tasks) {
                 is_draining = true;
                 continue;
             }
+            // Whoever calls from here on is the next process's.
+            () = shared.leaving.cancelled() => return,
             () = tasks.token().cancelled() => return,
         };
         let Some(arrival) = arrival else { return };

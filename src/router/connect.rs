@@ -3,7 +3,7 @@
 use super::serve::{Client, shortened};
 use crate::ends::{self, Candidate, Transport};
 use crate::policy::{Decision, Denial, OwnSockets, Permissions};
-use crate::relay::{Copying, EndedBy, Entry, Faces, pipe};
+use crate::relay::{Copying, EndedBy, Entry, Faces, Transferred, pipe};
 use crate::session::{Incoming, Seat};
 use crate::tunnel::{Protocol, ProxyProtocol, Target};
 use crate::wire::{Code, StreamHeader};
@@ -12,15 +12,17 @@ use crate::wire::{Code, StreamHeader};
 pub(super) struct Connected {
     copying: Copying,
     target: Target,
-    _entry: Entry,
+    entry: Entry,
     _seat: Seat,
 }
 
 impl Connected {
     /// To the last byte.
     pub(super) async fn copied(&mut self, client: &Client) {
-        let ended_by = (&mut self.copying).await.ended_by;
-        if ended_by != EndedBy::Done {
+        let Transferred { ended_by, halted, .. } = (&mut self.copying).await;
+        if let Some(halted) = halted {
+            client.shared.leavings.keep(halted, &self.entry, format!("to {}", self.target));
+        } else if ended_by != EndedBy::Done {
             tracing::debug!(client = %client.name, target = %self.target, %ended_by, "connection ended");
         }
     }
@@ -54,6 +56,12 @@ pub(super) async fn connect(client: &Client, incoming: Incoming) -> Option<Conne
     let dialled = tokio::select! {
         dialled = ends::dial(&target, judge, &shared.settings.dial) => dialled,
         () = entry.stop.cancelled() => {
+            if entry.is_halted() {
+                drop(entry);
+                // The client hears nothing, and asks the next process. [UPG-3]
+                std::future::pending::<()>().await;
+                return None;
+            }
             incoming.refuse(Code::Killed, "ended by an operator").await;
             return None;
         }
@@ -75,8 +83,8 @@ pub(super) async fn connect(client: &Client, incoming: Incoming) -> Option<Conne
     }
     let (sender, receiver, _seat) = incoming.admit().await.ok()?;
     let settings = shared.settings.relay;
-    let copying = pipe(socket, sender, receiver, settings, &entry.counters, &entry.stop);
-    Some(Connected { copying, target, _entry: entry, _seat })
+    let copying = pipe(socket, sender, receiver, settings, &entry);
+    Some(Connected { copying, target, entry, _seat })
 }
 
 /// Whether a client that asked for `target` may have what that turned out to be.

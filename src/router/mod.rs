@@ -11,11 +11,15 @@ mod advertise;
 mod connect;
 mod declare;
 mod flows;
+#[cfg(unix)]
+mod handover;
+mod leavings;
 mod log_budget;
 mod publish;
 mod serve;
 mod sessions;
 mod status;
+mod upgrade;
 mod visitor;
 
 use std::net::SocketAddr;
@@ -29,6 +33,9 @@ use tokio_util::sync::CancellationToken;
 
 pub use admin::Admin;
 pub use advertise::{Advertised, advertised};
+#[cfg(unix)]
+pub use handover::{HandoverError, Heritage};
+pub use upgrade::UpgradeCall;
 
 use crate::ends::DialSettings;
 use crate::identity::Keypair;
@@ -37,12 +44,14 @@ use crate::registry::Call;
 use crate::session::Event;
 use crate::store::{Store, StoreError};
 use crate::task::Tasks;
-use crate::transport::{EndpointError, RouterEndpoint, Secrets};
+use crate::transport::{EndpointError, RouterEndpoint, Secrets, Sockets};
 use crate::tunnel::{HostPort, Identity, TunnelId};
 use crate::wire::{Code, GoAway};
 use crate::{relay, session, telemetry, transport};
+use leavings::Leavings;
 use publish::Published;
 use sessions::Sessions;
+use upgrade::Upgrade;
 
 /// Everything a router needs. Nothing is read from files or the environment here.
 #[derive(Debug)]
@@ -79,6 +88,11 @@ pub struct Settings {
     pub lease: Duration,
     /// How long streams of a client whose connection was lost are kept, at most; zero: not at all.
     pub resume: Duration,
+    /// Sockets that the service manager has bound.
+    pub sockets: Sockets,
+    /// What the process has left whose place this one takes.
+    #[cfg(unix)]
+    pub heritage: Option<Heritage>,
 }
 
 /// A router could not be started.
@@ -90,6 +104,10 @@ pub enum StartError {
     /// What is remembered of published ports cannot be read.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// What the process before has left cannot be used.
+    #[cfg(unix)]
+    #[error(transparent)]
+    Heritage(#[from] HandoverError),
 }
 
 /// A router that runs. Dropped, it ends without draining.
@@ -113,6 +131,13 @@ struct Shared {
     own: OwnSockets,
     metrics: status::Metrics,
     ended: watch::Sender<Option<bool>>,
+    /// What the next process goes on with.
+    leavings: Leavings,
+    upgrade: Upgrade,
+    /// Upgrades that the router has gone through.
+    upgrades: u64,
+    /// Cancelled when another process goes on.
+    leaving: CancellationToken,
     /// Cancelled when nobody else is wanted.
     accepting: CancellationToken,
     /// Cancelled when open connections are to end.
@@ -121,11 +146,13 @@ struct Shared {
 
 /// Starts a router; the socket is bound when this returns.
 pub async fn start(mut settings: Settings) -> Result<Running, StartError> {
+    let given = settings.given_sockets()?;
     let endpoint = RouterEndpoint::bind(
         &settings.transport,
         &settings.keypair,
         &settings.secrets,
         settings.bind,
+        given,
     )?;
     let local_addr = endpoint.local_addr().map_err(|source| EndpointError::Socket {
         protocol: "UDP",
@@ -136,6 +163,12 @@ pub async fn start(mut settings: Settings) -> Result<Running, StartError> {
     for address in settings.advertise.iter_mut().filter(|address| address.port == 0) {
         address.port = local_addr.port();
     }
+    #[cfg(unix)]
+    let heritage = settings.heritage.take();
+    #[cfg(unix)]
+    let upgrades = heritage.as_ref().map_or(0, Heritage::upgrades);
+    #[cfg(not(unix))]
+    let upgrades = 0;
     let tasks = Tasks::new();
     let sessions = Sessions::default();
     let published = Published::remembered(&settings.store, settings.lease, &tasks).await?;
@@ -150,6 +183,10 @@ pub async fn start(mut settings: Settings) -> Result<Running, StartError> {
         own: OwnSockets::new(vec![local_addr], advertise::interfaces())
             .with_private(settings.private.iter().map(|folder| followed(folder)).collect()),
         table: relay::Table::default(),
+        leavings: Leavings::default(),
+        upgrade: Upgrade::default(),
+        upgrades,
+        leaving: CancellationToken::new(),
         metrics: status::Metrics::new(&telemetry::Metrics::new()),
         ended: watch::channel(None).0,
         accepting: tasks.token().child_token(),
@@ -159,6 +196,10 @@ pub async fn start(mut settings: Settings) -> Result<Running, StartError> {
         endpoint,
         settings,
     });
+    #[cfg(unix)]
+    if let Some(heritage) = heritage {
+        handover::take_up(&shared, &tasks, heritage);
+    }
     let (calls, received) = mpsc::channel(CALLS);
     tasks.spawn("accept", accept::accept(Arc::clone(&shared), tasks.clone()));
     tasks.spawn_until_cancelled(
@@ -167,6 +208,17 @@ pub async fn start(mut settings: Settings) -> Result<Running, StartError> {
     );
     tracing::info!(bind = %local_addr, identity = %shared.admin.identity(), "router up");
     Ok(Running { shared, tasks, calls, local_addr })
+}
+
+impl Settings {
+    /// Sockets that are bound already, by the process before or by the service manager.
+    fn given_sockets(&mut self) -> Result<Sockets, StartError> {
+        #[cfg(unix)]
+        if let Some(heritage) = &mut self.heritage {
+            return Ok(heritage.sockets()?);
+        }
+        Ok(std::mem::take(&mut self.sockets))
+    }
 }
 
 /// The path with every symbolic link followed; a folder that is not there yet is taken as it is written.

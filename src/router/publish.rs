@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
 use ipnet::IpNet;
@@ -12,6 +12,8 @@ use uuid::Uuid;
 
 use super::{Shared, now};
 use crate::ends::{ListenError, Listener, UdpPort};
+#[cfg(unix)]
+use crate::ends::{adopt, leave};
 use crate::registry::rfc3339;
 use crate::relay::{Destination, FlowRules, Flows, Front, Scope, front};
 use crate::routes::{ClaimError, Holder, Lease, Route, Routes, ServerNumber};
@@ -19,6 +21,8 @@ use crate::session::{Event, Session};
 use crate::store::{Store, StoreError};
 use crate::task::Tasks;
 use crate::tunnel::{Bind, Identity, Protocol};
+#[cfg(unix)]
+use crate::wire::handover::Port;
 use crate::wire::{Code, Replaced};
 
 use super::visitor;
@@ -27,10 +31,19 @@ use super::visitor;
 #[derive(Debug)]
 pub(super) struct Published {
     routes: Mutex<Routes<Server>>,
-    /// What ends the listener of a route.
-    listening: Mutex<HashMap<Route, CancellationToken>>,
+    listening: Mutex<HashMap<Route, Listening>>,
+    /// Sockets of the process before, until their tunnels are declared again.
+    inherited: Mutex<HashMap<Route, Socket>>,
     /// What is to be written down, in its order.
     changed: mpsc::Sender<Change>,
+}
+
+/// A route that is listened on.
+#[derive(Debug)]
+struct Listening {
+    /// Ends it.
+    stop: CancellationToken,
+    socket: Weak<Socket>,
 }
 
 /// A change of the leases.
@@ -86,7 +99,36 @@ impl Published {
         routes.reserve(store.leases().await?, now);
         let (changed, leases) = mpsc::channel(CHANGES);
         tasks.spawn("leases", write_down(store.clone(), leases, tasks.token().clone()));
-        Ok(Self { routes: Mutex::new(routes), listening: Mutex::default(), changed })
+        Ok(Self {
+            routes: Mutex::new(routes),
+            listening: Mutex::default(),
+            inherited: Mutex::default(),
+            changed,
+        })
+    }
+
+    /// A socket of the process before: visitors wait there until the tunnel is declared again.
+    pub(super) fn inherits(&self, socket: Socket) {
+        if let Some(route) = Route::new(socket.protocol(), &socket.bound()) {
+            lock(&self.inherited).insert(route, socket);
+        }
+    }
+
+    /// Lets go of sockets that nobody has declared a tunnel for.
+    pub(super) fn disinherit(&self) {
+        lock(&self.inherited).clear();
+    }
+
+    /// The sockets that are listened on now, and those that wait for their tunnels.
+    #[cfg(unix)]
+    pub(super) fn leave(&self) -> std::io::Result<Vec<Port>> {
+        let listening = lock(&self.listening);
+        let sockets = listening.values().filter_map(|listening| listening.socket.upgrade());
+        let mut ports = sockets.map(|socket| socket.left()).collect::<Result<Vec<_>, _>>()?;
+        for socket in lock(&self.inherited).values() {
+            ports.push(socket.left()?);
+        }
+        Ok(ports)
     }
 
     /// Nobody waits for the disk: a lease that is not written is lost with the router, and the port with it to whoever
@@ -132,23 +174,50 @@ impl Published {
 
     /// Ends the listener of a route, if there is one.
     fn silence(&self, route: &Route) {
-        if let Some(stop) = lock(&self.listening).remove(route) {
-            stop.cancel();
+        if let Some(listening) = lock(&self.listening).remove(route) {
+            listening.stop.cancel();
         }
     }
 }
 
 /// A socket that listens for visitors.
-enum Socket {
+#[derive(Debug)]
+pub(super) enum Socket {
     Tcp(Listener),
-    Udp(UdpPort),
+    Udp(Arc<UdpPort>),
 }
 
 impl Socket {
     fn bind(protocol: Protocol, bind: &Bind) -> Result<Self, ListenError> {
         match protocol {
             Protocol::Tcp => Listener::bind(bind, BACKLOG).map(Self::Tcp),
-            Protocol::Udp => UdpPort::bind(bind).map(Self::Udp),
+            Protocol::Udp => UdpPort::bind(bind).map(|port| Self::Udp(Arc::new(port))),
+        }
+    }
+
+    /// What the process before has left.
+    #[cfg(unix)]
+    pub(super) fn adopted(port: &Port) -> std::io::Result<Self> {
+        let socket = adopt(port.socket)?;
+        Ok(match port.udp {
+            true => Self::Udp(Arc::new(UdpPort::of(socket.into())?)),
+            false => Self::Tcp(Listener::of(socket.into())?),
+        })
+    }
+
+    #[cfg(unix)]
+    fn left(&self) -> std::io::Result<Port> {
+        let (udp, socket) = match self {
+            Self::Tcp(listener) => (false, leave(listener)?),
+            Self::Udp(port) => (true, leave(port)?),
+        };
+        Ok(Port { udp, bind: self.bound().to_string(), socket })
+    }
+
+    fn protocol(&self) -> Protocol {
+        match self {
+            Self::Tcp(_) => Protocol::Tcp,
+            Self::Udp(_) => Protocol::Udp,
         }
     }
 
@@ -234,6 +303,11 @@ impl Drop for Publication {
 
 /// Binds; a listener of the same port that is just about to end is waited for.
 async fn listen(shared: &Shared, protocol: Protocol, bind: &Bind) -> Result<Socket, Refusal> {
+    let inherited = Route::new(protocol, bind)
+        .and_then(|route| lock(&shared.published.inherited).remove(&route));
+    if let Some(socket) = inherited {
+        return Ok(socket);
+    }
     let mut tries = 0;
     loop {
         match Socket::bind(protocol, bind) {
@@ -256,14 +330,19 @@ async fn listen(shared: &Shared, protocol: Protocol, bind: &Bind) -> Result<Sock
 /// Serves visitors until nobody is there to be handed to, or the router stops.
 fn serve(shared: &Arc<Shared>, tasks: &Tasks, route: Route, socket: Socket) {
     let stop = shared.connections.child_token();
-    let earlier = lock(&shared.published.listening).insert(route.clone(), stop.clone());
-    debug_assert!(earlier.is_none_or(|earlier| earlier.is_cancelled()), "two listeners: {route}");
+    let socket = Arc::new(socket);
+    let listening = Listening { stop: stop.clone(), socket: Arc::downgrade(&socket) };
+    let earlier = lock(&shared.published.listening).insert(route.clone(), listening);
+    debug_assert!(
+        earlier.is_none_or(|earlier| earlier.stop.is_cancelled()),
+        "two listeners: {route}"
+    );
     tracing::info!(%route, "port published");
     let (shared, spawner) = (Arc::clone(shared), tasks.clone());
     tasks.spawn("published port", async move {
-        match socket {
+        match &*socket {
             Socket::Tcp(listener) => accept(&shared, &spawner, &route, listener, &stop).await,
-            Socket::Udp(port) => packets(&shared, &route, port, &stop).await,
+            Socket::Udp(port) => packets(&shared, &route, Arc::clone(port), &stop).await,
         }
         tracing::info!(%route, "port no longer published");
     });
@@ -273,7 +352,7 @@ async fn accept(
     shared: &Arc<Shared>,
     tasks: &Tasks,
     route: &Route,
-    listener: Listener,
+    listener: &Listener,
     stop: &CancellationToken,
 ) {
     loop {
@@ -293,7 +372,7 @@ async fn accept(
     }
 }
 
-async fn packets(shared: &Shared, route: &Route, port: UdpPort, stop: &CancellationToken) {
+async fn packets(shared: &Shared, route: &Route, port: Arc<UdpPort>, stop: &CancellationToken) {
     let visitors = Front::new(port, &shared.table);
     let pick = || {
         let server = shared.published.pick(route)?;

@@ -44,6 +44,8 @@ pub(super) async fn serve(shared: Arc<Shared>, tasks: Tasks, admitted: Admitted)
                 Ok(knock) => tasks.spawn("stream", stream(Arc::clone(&client), knock)),
                 Err(_) => break,
             },
+            // What comes now is the next process's. [UPG-3]
+            () = client.shared.leaving.cancelled() => std::future::pending().await,
             Some(event) = events.recv() => {
                 if client.hear(event).await.is_none() {
                     break;

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::log_budget::LogBudget;
 use crate::policy::Permissions;
-use crate::session::{REFUSAL, Session};
+use crate::session::{Past, REFUSAL, Session};
 use crate::store::ClientRow;
 use crate::tunnel::{Identity, Name};
 use crate::wire::Code;
@@ -22,6 +22,8 @@ pub(super) struct Sessions(Arc<Mutex<Table>>);
 struct Table {
     next: u64,
     sessions: HashMap<u64, Present>,
+    /// Sessions of the process before whose clients have not come back.
+    returning: HashMap<(Identity, Uuid), Returning>,
     /// Keys that were revoked while that could not be written down; out until the router ends.
     banned: HashSet<Identity>,
 }
@@ -30,6 +32,13 @@ impl Table {
     fn in_now(&self) -> impl Iterator<Item = &Present> {
         self.sessions.values().filter(|present| !present.is_away)
     }
+}
+
+/// A client that another process has left, and what it may take up.
+#[derive(Clone, Debug)]
+pub(super) struct Returning {
+    pub(super) client: String,
+    pub(super) past: Past,
 }
 
 /// One client that is in, or was.
@@ -112,13 +121,40 @@ impl Sessions {
     }
 
     /// The session that a process which comes back takes up: its last one. [RSM-4]
-    pub(super) fn past(&self, identity: Identity, instance: Uuid) -> Option<Session> {
+    pub(super) fn past(&self, identity: Identity, instance: Uuid) -> Option<Past> {
         let table = self.lock();
         let same = table
             .sessions
             .iter()
             .filter(|(_, present)| (present.identity, present.instance) == (identity, instance));
-        same.max_by_key(|(number, _)| **number).map(|(_, present)| present.session.clone())
+        let last = same.max_by_key(|(number, _)| **number);
+        let returning = || table.returning.get(&(identity, instance));
+        last.map(|(_, present)| present.session.past())
+            .or_else(|| returning().map(|returning| returning.past.clone()))
+    }
+
+    /// A client is expected that another process has left. [UPG-6]
+    pub(super) fn expect(&self, identity: Identity, instance: Uuid, returning: Returning) {
+        self.lock().returning.insert((identity, instance), returning);
+    }
+
+    /// It has come, or will not.
+    pub(super) fn expect_no_longer(&self, identity: Identity, instance: Uuid) {
+        self.lock().returning.remove(&(identity, instance));
+    }
+
+    /// What outlives its connection, of each client: its last session.
+    pub(super) fn pasts(&self) -> HashMap<(Identity, Uuid), Returning> {
+        let table = self.lock();
+        let mut pasts = table.returning.clone();
+        let mut sessions: Vec<_> = table.sessions.iter().collect();
+        sessions.sort_by_key(|(number, _)| **number);
+        for (_, present) in sessions {
+            let (client, past) = (present.name.to_string(), present.session.past());
+            pasts.insert((present.identity, present.instance), Returning { client, past });
+        }
+        pasts.retain(|_, returning| returning.past.outlives());
+        pasts
     }
 
     /// How many sessions there are.
@@ -159,6 +195,13 @@ impl Sessions {
 
     /// Ends every session of a key; how many. [SES-34]
     pub(super) fn expel(&self, identity: Identity) -> usize {
+        self.lock().returning.retain(|(other, _), returning| {
+            let stays = *other != identity;
+            if !stays {
+                returning.past.close();
+            }
+            stays
+        });
         self.end(|present| present.identity == identity)
     }
 

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use super::Shared;
+use super::upgrade::UpgradeCall;
 use crate::registry::{
     Call, ConnectionStatus, PublishedStatus, Request, RouterStatus, RpcError, SessionStatus,
     rfc3339,
@@ -37,6 +38,9 @@ pub(super) async fn answer(shared: Arc<Shared>, tasks: Tasks, mut calls: mpsc::R
                 Request::Metrics => Ok(json!({"text": shared.metrics_text()})),
                 Request::KillConnection { id } => shared.kill(&id),
                 Request::Version => Ok(crate::client::version()),
+                Request::Upgrade { program } => {
+                    return shared.upgrade.ask(UpgradeCall { program: program.into(), reply });
+                }
                 other => shared.admin.handle(other).await,
             };
             // Who asked may have gone; the answer has no other use.
@@ -73,6 +77,7 @@ impl Shared {
             bind: BindAddr::from(bind),
             advertise: self.settings.advertise.clone(),
             created_at,
+            upgrades: self.upgrades,
             sessions: sessions.collect(),
             active_streams: totals.active,
             streams_total: totals.opened,

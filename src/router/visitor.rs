@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::Shared;
 use super::publish::Server;
 use crate::ends::{Peer, Stream, Visitor, introduced};
-use crate::relay::{Copying, EndedBy, Entry, Faces, first_bytes, pipe};
+use crate::relay::{Copying, EndedBy, Entry, Faces, Transferred, first_bytes, pipe};
 use crate::routes::Route;
 use crate::session::{Receiver, Sender, Session};
 use crate::tunnel::Protocol;
@@ -19,15 +19,19 @@ struct Connected {
     copying: Copying,
     visitor: Visitor,
     server: Server,
-    _entry: Entry,
+    entry: Entry,
 }
 
 /// Serves one connection from its first byte to its last.
 pub(super) async fn serve(shared: Arc<Shared>, place: (Route, Server), stream: Stream, peer: Peer) {
     // Boxed, and so gone when it is over: a task keeps the size of its largest step.
     let connected = Box::pin(connect(&shared, place, stream, peer)).await;
-    let Some(Connected { copying, visitor, server, _entry }) = connected else { return };
-    match copying.await.ended_by {
+    let Some(Connected { copying, visitor, server, entry }) = connected else { return };
+    let Transferred { ended_by, halted, .. } = copying.await;
+    if let Some(halted) = halted {
+        return shared.leavings.keep(halted, &entry, format!("for {}", server.client));
+    }
+    match ended_by {
         EndedBy::Done => {}
         EndedBy::Refused { code, message } => {
             let reason = format!("{message} ({})", code.name());
@@ -77,8 +81,8 @@ async fn connect(
             return None;
         }
     };
-    let copying = pipe(stream, sender, receiver, settings.relay, &entry.counters, &entry.stop);
-    Some(Connected { copying, visitor, server, _entry: entry })
+    let copying = pipe(stream, sender, receiver, settings.relay, &entry);
+    Some(Connected { copying, visitor, server, entry })
 }
 
 /// A stream of a client that serves the port; waits for one that was lost and may come back.

@@ -49,8 +49,21 @@ fn service(unit: &Unit) -> Lines {
         .enumerate()
         .map(|(index, word)| if index == 0 { program(word) } else { argument(word) });
     let mut lines: Lines = vec![
-        ("Type", "exec".into()),
+        ("", "It says when it is ready, and twice a minute that it works.".into()),
+        ("Type", "notify".into()),
+        ("NotifyAccess", "main".into()),
+        ("WatchdogSec", "60".into()),
         ("ExecStart", words.collect::<Vec<_>>().join(" ")),
+    ];
+    if let (Kind::Router, Some(own)) = (unit.kind, command.first()) {
+        let (run, own) = (program(own), argument(own));
+        lines.push((
+            "",
+            "It becomes the program that is there now, and connections stay open.".into(),
+        ));
+        lines.push(("ExecReload", format!("{run} router upgrade --program {own}")));
+    }
+    lines.extend([
         ("Restart", "always".into()),
         ("RestartSec", "5".into()),
         ("", "A wrong command line or configuration stays wrong until somebody mends it.".into()),
@@ -58,7 +71,7 @@ fn service(unit: &Unit) -> Lines {
         ("", "SIGTERM drains for up to 30 s.".into()),
         ("KillMode", "mixed".into()),
         ("TimeoutStopSec", "40".into()),
-    ];
+    ]);
     lines.extend(account(unit));
     lines.extend(capabilities(unit));
     lines.extend(limits(unit.kind));

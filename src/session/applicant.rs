@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::frames::FrameReader;
 use super::handshake::{HANDSHAKE_LIMIT, HandshakeError, begin, kind, signed_message};
-use super::{Event, Session, Settings, Terms, control};
+use super::{Event, Past, Session, Settings, Terms, control};
 use crate::identity::{
     TicketId, TokenId, random_bytes, ticket_proof_message, verify, verify_token_proof,
 };
@@ -186,7 +186,7 @@ impl Applicant {
     pub async fn admit(
         mut self,
         admission: Admission,
-        past: Option<&Session>,
+        past: Option<&Past>,
         tasks: &Tasks,
     ) -> Result<(Session, mpsc::Receiver<Event>), HandshakeError> {
         let session_id: [u8; 16] = random_bytes()?;

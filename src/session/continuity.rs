@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use super::ledger::Ledger;
 use super::strand::Strand;
 use crate::transport::{Connection, ConnectionError};
-use crate::wire::{Code, StreamClass};
+use crate::wire::{Code, StreamClass, handover};
 
 /// A session's life across its connections.
 #[derive(Debug, Default)]
@@ -61,6 +61,37 @@ struct Past {
 }
 
 impl Continuity {
+    /// Of a session that another process has left.
+    pub(super) fn taken_up(left: &handover::Past) -> Self {
+        let ended = left.departures.iter().map(|it| Departure {
+            token: it.token,
+            taken: it.taken,
+            is_complete: it.is_complete,
+        });
+        Self {
+            life: Mutex::new(Life { generation: left.generation, phase: Phase::Lost }),
+            window: left.window_ms.into(),
+            changed: Notify::new(),
+            past: Mutex::new(Past { ended: ended.collect(), departed: Vec::new() }),
+        }
+    }
+
+    /// The streams that have ended here, for who takes the session up.
+    pub(super) fn departures(&self) -> Vec<handover::Departure> {
+        let past = lock(&self.past);
+        let left = past.ended.iter().map(|it| handover::Departure {
+            token: it.token,
+            taken: it.taken,
+            is_complete: it.is_complete,
+        });
+        left.collect()
+    }
+
+    /// A stream broke of which the peer has yet to hear.
+    pub(super) fn departs(&self, strand: Arc<Strand>) {
+        lock(&self.past).departed.push(strand);
+    }
+
     pub(super) fn generation(&self) -> u32 {
         lock(&self.life).generation
     }
@@ -186,9 +217,17 @@ impl Ledger {
     pub(super) async fn ended(&self, generation: u32, end: &ConnectionError) {
         let is_lost = is_accident(end) || self.continuity.is_lost();
         if is_lost && self.interrupted(generation) {
-            let window = self.continuity.window();
-            let _ = tokio::time::timeout(window, self.moved_on(generation)).await;
+            self.waits(generation).await;
+        } else {
+            self.close(generation);
         }
+    }
+
+    /// Waits for another connection than number `generation`, which is no more, as long as was agreed; else the session is
+    /// over. [RSM-3]
+    pub(super) async fn waits(&self, generation: u32) {
+        let window = self.continuity.window();
+        let _ = tokio::time::timeout(window, self.moved_on(generation)).await;
         self.close(generation);
     }
 

@@ -12,7 +12,9 @@ use uuid::Uuid;
 use super::frames::{FrameReader, ReceiveFrameError};
 use super::ledger::Ledger;
 use super::urgency::Urgency;
-use super::{Ended, Event, Inner, Session, Settings, StreamCredit, Terms, control, datagrams};
+use super::{
+    Ended, Event, Inner, Past, Session, Settings, StreamCredit, Terms, control, datagrams,
+};
 use crate::identity::{
     Keypair, RandomError, Ticket, Token, random_bytes, ticket_proof_message, token_proof,
 };
@@ -93,7 +95,7 @@ pub async fn initiate(
     keypair: &Keypair,
     introduction: &Introduction,
     settings: &Settings,
-    past: Option<&Session>,
+    past: Option<&Past>,
     tasks: &Tasks,
 ) -> Result<(Session, mpsc::Receiver<Event>), HandshakeError> {
     let limit = settings.message_timeout.max(connection.rtt() * 4);
@@ -174,13 +176,13 @@ pub(super) fn begin(
     (connection, send, frames): (Connection, SendStream, FrameReader),
     terms: Terms,
     settings: &Settings,
-    past: Option<&Session>,
+    past: Option<&Past>,
     tasks: &Tasks,
 ) -> Result<(Session, mpsc::Receiver<Event>), RandomError> {
     // It has just been written to, so it is there.
     let _ = send.set_priority(Urgency::Control as i32);
     let carried_on = past.and_then(|past| {
-        let ledger = Arc::clone(&past.0.ledger);
+        let ledger = Arc::clone(&past.0);
         ledger.carry_on(&connection).map(|generation| (ledger, generation))
     });
     let (ledger, generation) =

@@ -16,6 +16,11 @@ pub(super) struct Kept {
 }
 
 impl Kept {
+    /// Nothing is kept of what comes before `start`.
+    pub(super) fn from(start: u64) -> Self {
+        Self { start, ..Self::default() }
+    }
+
     /// Appends what is about to leave.
     pub(super) fn push(&mut self, bytes: Bytes) {
         if bytes.is_empty() {

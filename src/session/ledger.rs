@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
+use arc_swap::ArcSwapOption;
 use tokio::sync::Notify;
 
 use super::continuity::Continuity;
@@ -25,7 +25,8 @@ use crate::wire::{Code, Delivered};
 /// another one carries on.
 #[derive(Debug)]
 pub(super) struct Ledger {
-    connection: ArcSwap<Connection>,
+    /// `None` until a session that another process has left is taken up.
+    connection: ArcSwapOption<Connection>,
     pub(super) continuity: Continuity,
     pub(super) window_initial: u64,
     pub(super) window_max: u64,
@@ -61,9 +62,22 @@ pub(super) struct Overstated;
 
 impl Ledger {
     pub(super) fn new(connection: Connection, settings: &Settings) -> Arc<Self> {
+        Self::with(Some(connection), Continuity::default(), settings)
+    }
+
+    /// The accounts of a session that waits for a connection.
+    pub(super) fn waiting(continuity: Continuity, settings: &Settings) -> Arc<Self> {
+        Self::with(None, continuity, settings)
+    }
+
+    fn with(
+        connection: Option<Connection>,
+        continuity: Continuity,
+        settings: &Settings,
+    ) -> Arc<Self> {
         Arc::new(Self {
-            connection: ArcSwap::from_pointee(connection),
-            continuity: Continuity::default(),
+            connection: ArcSwapOption::from_pointee(connection),
+            continuity,
             window_initial: settings.window_initial,
             window_max: settings.window_max,
             budget: settings.budget,
@@ -85,22 +99,26 @@ impl Ledger {
         self.undelivered.load(Ordering::Relaxed)
     }
 
+    /// Of the connection that carries the session.
     pub(super) fn rtt(&self) -> Duration {
-        self.connection.load().rtt()
+        self.connection.load().as_ref().map_or(INITIAL_RTT, |connection| connection.rtt())
     }
 
     /// Why the session ended, in words.
     pub(super) fn end_reason(&self) -> String {
-        match self.connection.load().close_reason() {
-            Some(error) => Ended::from(&error).reason,
-            None => "closed by this end".to_owned(),
+        let connection = self.connection.load();
+        match connection.as_ref().map(|connection| connection.close_reason()) {
+            Some(Some(error)) => Ended::from(&error).reason,
+            Some(None) => "closed by this end".to_owned(),
+            None => "the client has not come back".to_owned(),
         }
     }
 
     /// From here on `connection` is what carries the session; the one before is closed.
     pub(super) fn carried_by(&self, connection: Connection) {
-        let before = self.connection.swap(Arc::new(connection));
-        before.close(Code::Moved.number(), "the session goes on with another connection");
+        if let Some(before) = self.connection.swap(Some(Arc::new(connection))) {
+            before.close(Code::Moved.number(), "the session goes on with another connection");
+        }
         // They count what one connection did.
         self.datagrams.store(0, Ordering::Relaxed);
         lock(&self.path).0 = PathCap::new();
@@ -136,6 +154,17 @@ impl Ledger {
                 Ok(Arc::clone(vacant.insert(strand)))
             }
         }
+    }
+
+    /// Opens the account of a stream that another process has left; `None` when its token is taken.
+    pub(super) fn enter_again(&self, strand: Strand) -> Option<Arc<Strand>> {
+        let mut strands = lock(&self.strands);
+        let Entry::Vacant(vacant) = strands.entry(strand.token) else { return None };
+        let sent = strand.sent.load(Ordering::Relaxed);
+        let undelivered = sent - strand.delivered.load(Ordering::Relaxed);
+        self.undelivered.fetch_add(undelivered, Ordering::Relaxed);
+        self.open.fetch_add(1, Ordering::Relaxed);
+        Some(Arc::clone(vacant.insert(Arc::new(strand))))
     }
 
     /// The number of the connection that carries the session from here on, unless it is over.
@@ -214,6 +243,7 @@ impl Ledger {
         }
         path.1 = now + LOOK_EVERY;
         let connection = self.connection.load();
+        let Some(connection) = connection.as_ref() else { return };
         let stats = connection.path();
         let traffic = Traffic {
             packets: stats.sent,
@@ -297,6 +327,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Before there is a connection to ask; what QUIC is told too.
+const INITIAL_RTT: Duration = Duration::from_millis(100);
 /// One stream may take a quarter of what is left, so a latecomer always finds something.
 const SHARE: u64 = 4;
 /// A quarter of the budget is for streams that come, or start again, when others hold the rest and do not move: all

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
@@ -14,7 +15,7 @@ use super::ledger::Ledger;
 use super::sender::number;
 use super::strand::{Receiving, Strand};
 use super::window::may_take;
-use crate::transport::{ReadError, RecvStream};
+use crate::transport::{ConnectionError, ReadError, RecvStream};
 use crate::wire::{Code, Framed, StreamAnswer, decode, split_frame};
 
 /// Bytes cannot be received any more.
@@ -42,9 +43,10 @@ pub enum ReceiveError {
 /// The receiving direction. The bytes' way ends at a socket: [`Receiver::delivered`] tells how far they got.
 #[derive(Debug)]
 pub struct Receiver {
-    intake: Intake,
+    /// `None` when another process has left the stream, and no connection carries it on yet.
+    intake: Option<Intake>,
     ledger: Arc<Ledger>,
-    strand: Arc<Strand>,
+    pub(super) strand: Arc<Strand>,
     head: Head,
     /// Who wants to hear that the peer serves the stream.
     served: Option<oneshot::Sender<()>>,
@@ -85,7 +87,23 @@ impl Receiver {
 
     fn new(intake: Intake, ledger: &Arc<Ledger>, strand: Arc<Strand>, head: Head) -> Self {
         let ledger = Arc::clone(ledger);
+        let intake = Some(intake);
         Self { intake, strand, ledger, head, served: None, held: 0, behind: 0, delivered: 0 }
+    }
+
+    /// The receiving direction of a stream that another process has left: `waiting` bytes of it wait for the socket.
+    pub(super) fn taken_up(ledger: &Arc<Ledger>, strand: Arc<Strand>, waiting: u64) -> Self {
+        ledger.hold(waiting);
+        Self {
+            intake: None,
+            ledger: Arc::clone(ledger),
+            delivered: strand.taken.load(Ordering::Relaxed),
+            strand,
+            head: Head::Passed,
+            served: None,
+            held: waiting,
+            behind: 0,
+        }
     }
 
     /// Resolves when the peer has said that it serves the stream, and fails when it never will. Asked for before anything
@@ -118,7 +136,10 @@ impl Receiver {
             }
             // An idle stream pins no buffers.
             let mut chunks = [const { Bytes::new() }; CHUNKS];
-            let read = self.intake.poll_read(cx, &mut chunks);
+            let read = match &mut self.intake {
+                Some(intake) => intake.poll_read(cx, &mut chunks),
+                None => Poll::Ready(Err(ReadError::ConnectionLost(ConnectionError::LocallyClosed))),
+            };
             self.count_behind();
             let count = match ready!(read) {
                 Ok(Some(count)) => count,
@@ -165,7 +186,7 @@ impl Receiver {
             return Poll::Ready(Err(ReceiveError::Lost(self.ledger.end_reason())));
         }
         let Receiving { intake, payload } = ready!(half).map_err(ReceiveError::Reset)?;
-        self.intake = intake;
+        self.intake = Some(intake);
         self.count_behind();
         match payload {
             Some(payload) => {
@@ -180,12 +201,12 @@ impl Receiver {
     /// Whether to take more out of QUIC now. When not, then what has been taken waits for the socket, and after the
     /// next [`Receiver::delivered`] it is time to ask again. [STR-20]
     pub fn has_room(&self) -> bool {
-        let own = self.held + self.intake.bytes_behind();
+        let own = self.held + self.intake.as_ref().map_or(0, Intake::bytes_behind);
         may_take(own, self.held + self.behind, self.ledger.held())
     }
 
     fn count_behind(&mut self) {
-        let cost = self.intake.cost_behind();
+        let cost = self.intake.as_ref().map_or(0, Intake::cost_behind);
         if cost > self.behind {
             self.ledger.hold(cost - self.behind);
         } else if cost < self.behind {
@@ -244,10 +265,22 @@ impl Receiver {
         }
     }
 
+    /// Whether everything has come, the end included.
+    pub fn has_ended(&self) -> bool {
+        self.strand.has_ended()
+    }
+
+    /// Whether the socket has been told that no more bytes follow, and this was counted.
+    pub fn is_finished(&self) -> bool {
+        self.strand.has_taken_all()
+    }
+
     /// Wants no more bytes. [STR-6]
     pub fn stop(&mut self, code: Code) {
-        // An error means that the direction has ended already.
-        let _ = self.intake.stream().stop(number(code));
+        if let Some(intake) = &mut self.intake {
+            // An error means that the direction has ended already.
+            let _ = intake.stream().stop(number(code));
+        }
         self.strand.break_off(code);
     }
 }

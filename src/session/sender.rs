@@ -14,7 +14,7 @@ use super::ledger::Ledger;
 use super::strand::Strand;
 use super::urgency::Pulse;
 use super::window::Growth;
-use crate::transport::{SendStream, VarInt, WriteError};
+use crate::transport::{ConnectionError, SendStream, StoppedError, VarInt, WriteError};
 use crate::wire::{Code, encode};
 
 /// Bytes cannot be sent any more.
@@ -32,7 +32,8 @@ pub enum SendError {
 /// finished, it is reset: what is cut off must not look complete.
 #[derive(Debug)]
 pub struct Sender {
-    stream: SendStream,
+    /// `None` when another process has left the stream, and no connection carries it on yet.
+    stream: Option<SendStream>,
     ledger: Arc<Ledger>,
     strand: Arc<Strand>,
     sent: u64,
@@ -68,18 +69,29 @@ impl InFlight {
 
 impl Sender {
     pub(super) fn new(stream: SendStream, ledger: &Arc<Ledger>, strand: Arc<Strand>) -> Self {
-        let growth = Growth::new(ledger.window_initial, ledger.window_max);
-        let ledger = Arc::clone(ledger);
-        let (sent, pulse) = (0, Pulse::new());
+        Self::on(Some(stream), ledger, strand, false)
+    }
+
+    /// The sending direction of a stream that another process has left; `finished` as its [`Sender::is_finished`].
+    pub(super) fn taken_up(ledger: &Arc<Ledger>, strand: Arc<Strand>, finished: bool) -> Self {
+        Self::on(None, ledger, strand, finished)
+    }
+
+    fn on(
+        stream: Option<SendStream>,
+        ledger: &Arc<Ledger>,
+        strand: Arc<Strand>,
+        finished: bool,
+    ) -> Self {
         Self {
             stream,
-            ledger,
+            sent: strand.sent.load(Ordering::Relaxed),
+            growth: Growth::new(ledger.window_initial, ledger.window_max),
+            ledger: Arc::clone(ledger),
             strand,
-            sent,
-            growth,
-            pulse,
+            pulse: Pulse::new(),
             shared: false,
-            ended: false,
+            ended: finished,
             replay: None,
         }
     }
@@ -94,11 +106,13 @@ impl Sender {
             BytesMut::with_capacity(64 + if payload.len() <= SMALL { payload.len() } else { 0 });
         encode(header, &mut head);
         self.leaves(&payload, Instant::now());
-        let written = if payload.len() <= SMALL {
-            head.extend_from_slice(&payload);
-            self.stream.write_chunk(head.freeze()).await
-        } else {
-            self.stream.write_all_chunks(&mut [head.freeze(), payload]).await
+        let written = match &mut self.stream {
+            None => Err(WriteError::ConnectionLost(ConnectionError::LocallyClosed)),
+            Some(stream) if payload.len() <= SMALL => {
+                head.extend_from_slice(&payload);
+                stream.write_chunk(head.freeze()).await
+            }
+            Some(stream) => stream.write_all_chunks(&mut [head.freeze(), payload]).await,
         };
         match written {
             // The next connection carries what matters of it.
@@ -168,8 +182,11 @@ impl Sender {
         rest: &mut [Bytes; 1],
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), WriteError>> {
+        let Some(stream) = &mut self.stream else {
+            return Poll::Ready(Err(WriteError::ConnectionLost(ConnectionError::LocallyClosed)));
+        };
         while !rest[0].is_empty() {
-            ready!(pin!(self.stream.write_chunks(rest)).poll(cx))?;
+            ready!(pin!(stream.write_chunks(rest)).poll(cx))?;
         }
         Poll::Ready(Ok(()))
     }
@@ -184,7 +201,7 @@ impl Sender {
                     let (stream, offset) = ready!(half_of(&self.ledger, &self.strand, half))?;
                     // An error means that the stream has ended, which the write tells.
                     let _ = stream.set_priority(self.pulse.urgency() as i32);
-                    self.stream = stream;
+                    self.stream = Some(stream);
                     Box::new((offset, [Bytes::new()]))
                 }
             };
@@ -212,9 +229,11 @@ impl Sender {
     fn leaves(&mut self, payload: &Bytes, now: Instant) {
         let bytes = payload.len() as u64;
         let waiting = self.sent - self.strand.delivered.load(Ordering::Relaxed);
-        if let Some(urgency) = self.pulse.sends(bytes, waiting, now, &self.ledger.favours) {
+        if let Some(urgency) = self.pulse.sends(bytes, waiting, now, &self.ledger.favours)
+            && let Some(stream) = &self.stream
+        {
             // An error means that the stream has ended, which the write tells.
-            let _ = self.stream.set_priority(urgency as i32);
+            let _ = stream.set_priority(urgency as i32);
         }
         // In this order: whoever sends it again must not do so before it counts.
         self.ledger.sent(&self.strand, bytes);
@@ -231,20 +250,34 @@ impl Sender {
             self.strand.finish();
             self.sent += 1;
         }
-        // An error means that the peer has stopped the stream, which its reader hears of.
-        let _ = self.stream.finish();
+        if let Some(stream) = &mut self.stream {
+            // An error means that the peer has stopped the stream, which its reader hears of.
+            let _ = stream.finish();
+        }
+    }
+
+    pub(super) fn ledger(&self) -> &Arc<Ledger> {
+        &self.ledger
+    }
+
+    /// Whether it was said that no more bytes follow.
+    pub fn is_finished(&self) -> bool {
+        self.ended
     }
 
     /// Breaks the direction off. [STR-6]
     pub fn reset(&mut self, code: Code) {
         self.ended = true;
-        let _ = self.stream.reset(number(code));
+        if let Some(stream) = &mut self.stream {
+            // An error means that the peer has stopped it already.
+            let _ = stream.reset(number(code));
+        }
         self.strand.break_off(code);
     }
 
     /// Waits until the far socket has taken every byte, or the peer wants no more.
     pub async fn settled(&mut self) -> Result<(), SendError> {
-        let stopped = self.stream.stopped();
+        let stopped = self.stopping();
         let mut stopped = pin!(stopped);
         let mut acknowledged = false;
         loop {
@@ -271,9 +304,9 @@ impl Sender {
     /// finished and acknowledged.
     pub fn stopped(&self) -> impl Future<Output = SendError> + use<> {
         let (strand, ledger) = (Arc::clone(&self.strand), Arc::clone(&self.ledger));
-        let stream = self.stream.stopped();
+        let stopping = self.stopping();
         async move {
-            let mut end = stream.await;
+            let mut end = stopping.await;
             loop {
                 match end {
                     Ok(Some(code)) => {
@@ -290,6 +323,19 @@ impl Sender {
                     }
                     Err(_) => return lost(&ledger),
                 }
+            }
+        }
+    }
+
+    /// Resolves when the peer wants no more bytes of the stream that carries the direction now.
+    fn stopping(
+        &self,
+    ) -> impl Future<Output = Result<Option<VarInt>, StoppedError>> + Send + use<> {
+        let stopped = self.stream.as_ref().map(SendStream::stopped);
+        async move {
+            match stopped {
+                Some(stopped) => stopped.await,
+                None => Err(StoppedError::ConnectionLost(ConnectionError::LocallyClosed)),
             }
         }
     }

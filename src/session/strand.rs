@@ -1,6 +1,8 @@
 //! A stream as its end knows it, whichever connection carries it: how far each direction has come, what has yet to be
 //! delivered, and the halves on which it goes on when a connection was lost.
 
+mod handover;
+
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -197,6 +199,18 @@ impl Strand {
             // An error means that the peer has stopped it, which shows elsewhere.
             let _ = send.finish();
         }
+    }
+
+    /// Whether the direction's end has come.
+    pub(super) fn has_ended(&self) -> bool {
+        self.received.load(Ordering::Acquire) & ENDED != 0
+    }
+
+    /// Whether the direction's end has come and the socket here has heard of it. [RSM-11]
+    pub(super) fn has_taken_all(&self) -> bool {
+        let received = self.received.load(Ordering::Acquire);
+        let payload = received & !(FROZEN | ENDED);
+        received & ENDED != 0 && self.taken.load(Ordering::Relaxed) > payload
     }
 
     /// Whether every byte is delivered both ways, the ends included.

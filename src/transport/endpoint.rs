@@ -1,7 +1,9 @@
 //! The router's sockets with QUIC on them: UDP, and TLS over TCP.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
+#[cfg(unix)]
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -11,7 +13,7 @@ use quinn::{
 
 use super::junction::{Junction, is_over_tls};
 use super::packets::{LARGEST_PACKET, MIN_PACKET, Route};
-use super::tcp::{Caller, TlsListener};
+use super::tcp::{Caller, TlsListener, listen};
 use super::tls::{self, TlsError};
 use super::{Connection, Secrets, Settings, ShareCell, socket};
 use crate::identity::Keypair;
@@ -73,23 +75,36 @@ pub(super) fn any_of(remote: SocketAddr) -> IpAddr {
     }
 }
 
+/// Sockets that somebody else has bound: an earlier program, or the service manager. What is missing is bound here.
+#[derive(Debug, Default)]
+pub struct Sockets {
+    /// For QUIC.
+    pub udp: Option<UdpSocket>,
+    /// For TLS, of the same port.
+    pub tcp: Option<TcpListener>,
+}
+
 /// The router's end.
 #[derive(Debug)]
 pub struct RouterEndpoint {
     endpoint: Endpoint,
+    /// The same socket as QUIC's, for who goes on with it.
+    #[cfg_attr(not(unix), expect(dead_code, reason = "sockets are handed over on Unix"))]
+    udp: UdpSocket,
     server: ServerConfig,
     settings: Settings,
     tls: Option<TlsListener>,
 }
 
 impl RouterEndpoint {
-    /// Binds `addr` for UDP and, where [`Settings::carrier`] has TLS, the same one for TCP. An IPv6 wildcard takes IPv4
-    /// too. [CAR-1]
+    /// Binds `addr` for UDP and, where [`Settings::carrier`] has TLS, the same one for TCP, unless `given` has them. An
+    /// IPv6 wildcard takes IPv4 too. [CAR-1]
     pub fn bind(
         settings: &Settings,
         keypair: &Keypair,
         secrets: &Secrets,
         addr: SocketAddr,
+        given: Sockets,
     ) -> Result<Self, EndpointError> {
         let crypto = tls::router(settings, keypair)?;
         let quic = tls::quic_router(Arc::clone(&crypto)).map_err(TlsError::from)?;
@@ -102,9 +117,26 @@ impl RouterEndpoint {
         config.min_reset_interval(MIN_RESET_INTERVAL);
         let payload =
             settings.max_packet.unwrap_or(LARGEST_PACKET).clamp(MIN_PACKET, LARGEST_PACKET);
-        let (socket, tls) = sockets(addr, payload, settings, &crypto)?;
+        let (udp, tcp) = sockets(addr, settings, given)?;
+        let failed = |error| EndpointError::of("UDP", addr, error);
+        let own = udp.try_clone().map_err(failed)?;
+        let mut socket = socket::for_quic(udp, payload, &TokioRuntime).map_err(failed)?;
+        let mut tls = None;
+        if let Some(tcp) = tcp {
+            let junction = Junction::new(socket);
+            let limit = settings.handshake_limit();
+            let listener = TlsListener::on(tcp, crypto, Arc::clone(&junction), limit);
+            tls = Some(listener.map_err(|error| EndpointError::of("TCP", addr, error))?);
+            socket = junction;
+        }
         let endpoint = endpoint(config, Some(server.clone()), addr, payload, socket)?;
-        Ok(Self { endpoint, server, settings: settings.clone(), tls })
+        Ok(Self { endpoint, udp: own, server, settings: settings.clone(), tls })
+    }
+
+    /// The sockets for UDP and TCP, for a program that goes on with them.
+    #[cfg(unix)]
+    pub fn descriptors(&self) -> (BorrowedFd<'_>, Option<BorrowedFd<'_>>) {
+        (self.udp.as_fd(), self.tls.as_ref().map(TlsListener::descriptor))
     }
 
     /// Where the router listens.
@@ -185,22 +217,20 @@ impl Arrival {
 /// The router's sockets. With port 0, one that UDP and TCP both have free.
 fn sockets(
     addr: SocketAddr,
-    payload: u16,
     settings: &Settings,
-    crypto: &Arc<rustls::ServerConfig>,
-) -> Result<(Arc<dyn AsyncUdpSocket>, Option<TlsListener>), EndpointError> {
-    let mut tries = if addr.port() == 0 { FREE_PORTS } else { 1 };
+    mut given: Sockets,
+) -> Result<(UdpSocket, Option<TcpListener>), EndpointError> {
+    let mut tries = if addr.port() == 0 && given.udp.is_none() { FREE_PORTS } else { 1 };
     loop {
         tries -= 1;
-        let udp = udp(addr, payload)?;
+        let failed = |error| EndpointError::of("UDP", addr, error);
+        let udp = given.udp.take().map_or_else(|| socket::bind(addr), Ok).map_err(failed)?;
         if settings.carrier == CarrierChoice::Quic {
             return Ok((udp, None));
         }
-        let local = udp.local_addr().map_err(|error| EndpointError::of("UDP", addr, error))?;
-        let junction = Junction::new(udp);
-        let (crypto, limit) = (Arc::clone(crypto), settings.handshake_limit());
-        match TlsListener::bind(local, crypto, Arc::clone(&junction), limit) {
-            Ok(listener) => return Ok((junction, Some(listener))),
+        let local = udp.local_addr().map_err(failed)?;
+        match given.tcp.take().map_or_else(|| listen(local), Ok) {
+            Ok(tcp) => return Ok((udp, Some(tcp))),
             Err(error) if tries > 0 && error.kind() == io::ErrorKind::AddrInUse => {}
             Err(error) => return Err(EndpointError::of("TCP", local, error)),
         }
@@ -212,7 +242,8 @@ pub(super) fn udp(
     addr: SocketAddr,
     payload: u16,
 ) -> Result<Arc<dyn AsyncUdpSocket>, EndpointError> {
-    socket::bind(addr, payload, &TokioRuntime)
+    socket::bind(addr)
+        .and_then(|socket| socket::for_quic(socket, payload, &TokioRuntime))
         .map_err(|error| EndpointError::of("UDP", addr, error))
 }
 

@@ -26,7 +26,7 @@ pub use congestion::Steering;
 pub use connect_error::ConnectError;
 pub use connection::{Activity, Connection, DATAGRAM_OVERHEAD, PathStats};
 pub use dialling::ClientEndpoint;
-pub use endpoint::{Arrival, EndpointError, RouterEndpoint};
+pub use endpoint::{Arrival, EndpointError, RouterEndpoint, Sockets};
 pub use negotiated::Negotiated;
 #[doc(hidden)]
 pub use negotiated::is_server_hello;

@@ -1,7 +1,7 @@
 //! UDP sockets for QUIC: large buffers, and trains of packets that are no longer than what one send can carry.
 
 use std::io::{self, IoSliceMut};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 use std::pin::Pin;
 use std::sync::{Arc, Once};
 use std::task::{Context, Poll};
@@ -12,12 +12,8 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::ends::enlarge_buffers;
 
-/// A socket for QUIC on `addr`, which takes packets of up to `payload` bytes. An IPv6 wildcard takes IPv4 too.
-pub(super) fn bind(
-    addr: SocketAddr,
-    payload: u16,
-    runtime: &dyn Runtime,
-) -> io::Result<Arc<dyn AsyncUdpSocket>> {
+/// A socket for QUIC on `addr`. An IPv6 wildcard takes IPv4 too.
+pub(super) fn bind(addr: SocketAddr) -> io::Result<UdpSocket> {
     let socket = Socket::new(Domain::for_address(addr), Type::DGRAM, Some(Protocol::UDP))?;
     if addr.is_ipv6() {
         socket.set_only_v6(false)?;
@@ -27,7 +23,16 @@ pub(super) fn bind(
         TOLD.call_once(|| tracing::warn!("{advice}"));
     }
     socket.bind(&addr.into())?;
-    let inner = runtime.wrap_udp_socket(socket.into())?;
+    Ok(socket.into())
+}
+
+/// The same as QUIC uses it: it takes packets of up to `payload` bytes.
+pub(super) fn for_quic(
+    socket: UdpSocket,
+    payload: u16,
+    runtime: &dyn Runtime,
+) -> io::Result<Arc<dyn AsyncUdpSocket>> {
+    let inner = runtime.wrap_udp_socket(socket)?;
     Ok(Arc::new(Trains { inner, receive_segments: LARGEST_TRAIN.div_ceil(payload.into()) }))
 }
 

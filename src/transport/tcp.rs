@@ -45,25 +45,22 @@ pub struct TlsLane {
 }
 
 impl TlsListener {
-    /// Binds `addr`. An IPv6 wildcard takes IPv4 too. [CAR-1]
-    pub(super) fn bind(
-        addr: SocketAddr,
+    /// Serves TLS on a socket that [`listen`] has made, or another program. A handshake takes `limit` at most.
+    pub(super) fn on(
+        socket: std::net::TcpListener,
         crypto: Arc<rustls::ServerConfig>,
         junction: Arc<Junction>,
         limit: Duration,
     ) -> io::Result<Self> {
-        let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
-        if addr.is_ipv6() {
-            socket.set_only_v6(false)?;
-        }
-        // Connections of a router before this one may still be closing.
-        #[cfg(unix)]
-        socket.set_reuse_address(true)?;
         socket.set_nonblocking(true)?;
-        socket.bind(&addr.into())?;
-        socket.listen(BACKLOG)?;
-        let listener = TcpListener::from_std(socket.into())?;
+        let listener = TcpListener::from_std(socket)?;
         Ok(Self { listener, crypto, junction, limit, not_before: Mutex::default() })
+    }
+
+    /// The socket.
+    #[cfg(unix)]
+    pub(super) fn descriptor(&self) -> std::os::fd::BorrowedFd<'_> {
+        std::os::fd::AsFd::as_fd(&self.listener)
     }
 
     /// The next caller. Does no cryptography. Cancel-safe.
@@ -91,6 +88,20 @@ impl TlsListener {
             }
         }
     }
+}
+
+/// Listens on `addr`. An IPv6 wildcard takes IPv4 too. [CAR-1]
+pub(super) fn listen(addr: SocketAddr) -> io::Result<std::net::TcpListener> {
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+    if addr.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
+    // Connections of a router before this one may still be closing.
+    #[cfg(unix)]
+    socket.set_reuse_address(true)?;
+    socket.bind(&addr.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
 }
 
 impl Caller {

@@ -2,11 +2,14 @@
 //!
 //! Pure functions over buffers: no I/O, no clock, no tokio; reading and writing streams is `session`'s work.
 //! Implements `proto-spec/session.md` (frames), `proto-spec/streams.md` (headers), `proto-spec/flows.md` (datagrams)
-//! and `proto-spec/error-codes.md`.
+//! and `proto-spec/error-codes.md`; [`handover`] those of `proto-spec/upgrade.md`.
 
 mod code;
 mod datagram;
 mod frame;
+#[allow(missing_docs, clippy::doc_markdown)]
+#[rustfmt::skip]
+pub mod handover;
 #[allow(missing_docs, clippy::doc_markdown)]
 #[rustfmt::skip]
 mod messages;

@@ -10,7 +10,7 @@ use conduit::client::RouterAddress;
 use conduit::identity::Keypair;
 use conduit::session::{self, Admission, Event, ReceiveError, Session};
 use conduit::task::Tasks;
-use conduit::transport::{self, RouterEndpoint, Secrets};
+use conduit::transport::{self, RouterEndpoint, Secrets, Sockets};
 use conduit::tunnel::{Direction, HostPort, Identity, Protocol};
 use conduit::wire::{Code, Declared, FlowClose, FlowOpen, StreamClass, StreamHeader, VERSION};
 use tokio::sync::mpsc;
@@ -39,8 +39,8 @@ impl Door {
         let settings = transport::Settings::default();
         let secrets = Secrets::from_seed([3; Secrets::LEN]);
         let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let endpoint =
-            RouterEndpoint::bind(&settings, &keypair, &secrets, any).expect("an endpoint");
+        let endpoint = RouterEndpoint::bind(&settings, &keypair, &secrets, any, Sockets::default())
+            .expect("an endpoint");
         let addr = endpoint.local_addr().expect("its address");
         Self { endpoint, addr, identity: keypair.identity() }
     }

@@ -56,6 +56,9 @@ impl Stage {
             dial: ends::DialSettings::default(),
             lease: Duration::from_secs(60),
             resume: Duration::from_secs(120),
+            sockets: conduit::transport::Sockets::default(),
+            #[cfg(unix)]
+            heritage: None,
         };
         change(&mut settings);
         let transport = settings.transport.clone();

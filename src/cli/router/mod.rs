@@ -3,11 +3,16 @@
 mod admin;
 mod authorize;
 mod clients;
+mod inheritance;
 mod invite;
 mod place;
 mod revoke;
 mod run;
+mod serving;
+mod succession;
 mod token;
+#[cfg(unix)]
+mod upgrade;
 
 use std::time::Duration;
 
@@ -34,6 +39,9 @@ enum Verb {
     Clients,
     /// End a client's sessions and refuse its key from now on
     Revoke(revoke::Args),
+    /// Go on with another program, this one: connections stay open
+    #[cfg(unix)]
+    Upgrade(upgrade::Args),
     /// Create, list and revoke tokens
     Token(token::Args),
 }
@@ -45,6 +53,8 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<u8, Failure> {
         Some(Verb::Authorize(args)) => authorize::run(args, context),
         Some(Verb::Clients) => clients::run(context),
         Some(Verb::Revoke(args)) => revoke::run(args, context),
+        #[cfg(unix)]
+        Some(Verb::Upgrade(args)) => upgrade::run(args, context),
         Some(Verb::Token(args)) => token::run(args, context),
     }
 }
@@ -65,4 +75,5 @@ Examples:
   conduit router -f router.toml
   conduit router --service-file systemd          print a unit that runs it with the machine
   conduit router invite                          a ticket for an owner, for one hour
-  conduit router invite --allow-target 10.2.0.0/16:80,443 --name ci --uses 3";
+  conduit router invite --allow-target 10.2.0.0/16:80,443 --name ci --uses 3
+  conduit router upgrade                         the router that runs becomes this program";

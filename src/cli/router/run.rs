@@ -1,27 +1,23 @@
 //! `conduit router`: runs the router in the foreground.
 
-use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
-use serde_json::json;
-
-use super::invite::PRIVATE;
+use super::inheritance::Inheritance;
 use super::place;
+use super::serving::Started;
 use crate::cli::context::{Context, signals};
 use crate::cli::report::warn;
 use crate::cli::service::{self, System};
 use crate::config::{Home, Logging, Overrides, RouterConfig};
 use crate::ends::DialSettings;
-use crate::fleet::{DRAIN, Failure, Kind, Signals, Tuning, pin_to_processors, serve_control};
-use crate::registry::{self, Claim, ClaimError, InviteParams, NewRecord, RecordConfig, Registry};
-use crate::router::{self, Advertised, Running};
+use crate::fleet::{Failure, Kind, Tuning, pin_to_processors};
+use crate::registry::{self, Claim, ClaimError, NewRecord, RecordConfig, Registry};
+use crate::router::{self, Advertised};
 use crate::store::Store;
-use crate::task::Tasks;
-use crate::telemetry::{self, LogControl, LogFormat, LogOutput, LogSettings};
-use crate::transport;
+use crate::telemetry::{self, LogFormat, LogOutput, LogSettings};
+use crate::transport::{self, Sockets};
 use crate::tunnel::{Bind, BindAddr, CarrierChoice, HostPort, TunnelState};
 
 /// Options of `router` itself.
@@ -55,8 +51,12 @@ pub(super) fn run(args: &Options, context: &Context) -> Result<u8, Failure> {
         let signals = signals()?;
         let registry = context.registry()?;
         registry.purge_ended(Registry::KEEP_ENDED);
-        let claim = registry.claim(record(&config)?).map_err(not_claimed)?;
-        let started = start(&config, &claim, context).await;
+        let heritage = Inheritance::of_process(&context.environment)?;
+        let mut claim = match heritage.claim(&registry) {
+            Some(claim) => claim?,
+            None => registry.claim(record(&config)?).map_err(not_claimed)?,
+        };
+        let started = start((&config, loaded.file), &mut claim, heritage, context).await;
         for notice in &notices {
             tracing::debug!("{notice}");
         }
@@ -71,29 +71,26 @@ pub(super) fn run(args: &Options, context: &Context) -> Result<u8, Failure> {
     })
 }
 
-struct Started {
-    running: Running,
-    control: registry::ControlListener,
-    log: LogControl,
-    store: Store,
-    advertised: Advertised,
-}
-
 async fn start(
-    config: &RouterConfig,
-    claim: &Claim,
+    (config, file): (&RouterConfig, Option<PathBuf>),
+    claim: &mut Claim,
+    heritage: Inheritance,
     context: &Context,
 ) -> Result<Started, Failure> {
     let home = context.home()?;
     let log = telemetry::init(&log_settings(&config.logging))?;
     let keypair = Arc::new(place::keypair(config, &home)?);
     let store = place::store(&home)?;
-    let bind = real_port(config.bind.socket_addr())?;
+    let bind = match heritage.bind(claim) {
+        Some(bind) => bind,
+        None => real_port(config.bind.socket_addr())?,
+    };
     let advertised = place::addresses(config, bind, &home)?;
     let control = claim.listen()?;
     let settings = settings(config, bind, &home, claim, keypair, store.clone(), &advertised)?;
-    let running = router::start(settings).await?;
-    Ok(Started { running, control, log, store, advertised })
+    let before = heritage.before();
+    let running = router::start(heritage.given_to(settings)).await?;
+    Ok(Started { running, control, log, store, advertised, file, before })
 }
 
 fn settings(
@@ -133,6 +130,9 @@ fn settings(
         },
         lease: config.lease,
         resume: config.resume,
+        sockets: Sockets::default(),
+        #[cfg(unix)]
+        heritage: None,
     })
 }
 
@@ -161,89 +161,6 @@ fn real_port(bind: SocketAddr) -> Result<SocketAddr, Failure> {
         let message = format!("there is no free port at {}: {error}", bind.ip());
         Failure::new(Kind::System, "bind", message)
     })
-}
-
-impl Started {
-    async fn serve(
-        self,
-        mut claim: Claim,
-        mut signals: Signals,
-        context: &Context,
-    ) -> Result<(), Failure> {
-        let bind = BindAddr::from(self.running.local_addr());
-        // Before anybody can know that it runs. Only invitations that are made while no router runs lack it.
-        if let Err(failure) = place::note_bind(self.running.local_addr(), &context.home()?) {
-            tracing::warn!(%failure, "the address was not noted for invitations while no router runs");
-        }
-        claim.update(|record| {
-            record.status = TunnelState::Ready;
-            record.config.bind = Some(Bind::Addr(bind).into());
-        })?;
-        let tasks = Tasks::new();
-        serve_control(self.control, self.running.calls(), self.log, &tasks);
-        announce(&self.running, &self.advertised, &self.store, context).await?;
-        tokio::select! {
-            _ = self.running.ended() => {}
-            () = signals.next() => {
-                warn("draining; a second signal ends at once");
-                tokio::select! {
-                    _ = self.running.shutdown(DRAIN) => {}
-                    () = signals.next() => { self.running.shutdown(Duration::ZERO).await; }
-                }
-            }
-        }
-        tasks.shutdown(FAREWELL).await;
-        Ok(claim.end(TunnelState::Stopped, None)?)
-    }
-}
-
-/// Says who and where the router is, and how the first client comes in.
-async fn announce(
-    running: &Running,
-    advertised: &Advertised,
-    store: &Store,
-    context: &Context,
-) -> Result<(), Failure> {
-    let (identity, bind) = (running.identity(), running.local_addr());
-    if context.json {
-        return context.document(&json!({"schema": "conduit.router/1", "identity": identity,
-            "bind": bind, "advertise": advertised.addresses, "pid": std::process::id()}));
-    }
-    if context.quiet {
-        return context.line(&identity.to_string());
-    }
-    let addresses: Vec<String> = advertised.addresses.iter().map(ToString::to_string).collect();
-    context.line(&format!("  identity   {identity}"))?;
-    context.line(&format!("  listening  {bind}"))?;
-    context.line(&format!("  addresses  {}", addresses.join(", ")))?;
-    if advertised.all_private {
-        warn(PRIVATE);
-    }
-    if !store.clients().await?.is_empty() {
-        return Ok(());
-    }
-    context.line("")?;
-    // A ticket must not end up in a log that others read.
-    if !std::io::stdout().is_terminal() {
-        return context
-            .line("no client yet: `conduit router invite` prints a ticket for the first one");
-    }
-    let advertise = advertised.addresses.clone();
-    let invitation =
-        running.admin().invite(InviteParams { advertise, ..InviteParams::default() }).await?;
-    context.line(
-        "On the client (an owner: it may reach what this host reaches, loopback included):",
-    )?;
-    context.line("")?;
-    let ticket = &invitation.ticket;
-    context.line(&format!(
-        "  conduit start --join {ticket} --source HOST:PORT --bind 127.0.0.1:PORT"
-    ))?;
-    context.line("")?;
-    let until = &invitation.expires_at;
-    context.line(&format!(
-        "The ticket works once, until {until}; `conduit router invite` prints others."
-    ))
 }
 
 /// The name is not the operator's choice, so the advice is another one than for a tunnel.
@@ -328,5 +245,3 @@ fn print_service(
 
 /// Attempts to find a port that UDP and TCP both have free.
 const FREE_PORTS: u32 = 16;
-/// For the control socket's last answers.
-const FAREWELL: Duration = Duration::from_secs(2);

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File, Permissions, TryLockError};
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -46,6 +47,12 @@ impl UnixSocket {
             Err(_) => Peer::Unix { pid: None, uid: None },
         };
         Ok((stream.into(), peer))
+    }
+}
+
+impl AsFd for UnixSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.listener.as_fd()
     }
 }
 

@@ -47,8 +47,8 @@ struct Newcomer {
 
 impl Front {
     /// The flows of `port` go to the lists and counters of `table`.
-    pub fn new(port: UdpPort, table: &Table) -> Self {
-        Self { port: Arc::new(port), senders: Mutex::default(), table: table.clone() }
+    pub fn new(port: Arc<UdpPort>, table: &Table) -> Self {
+        Self { port, senders: Mutex::default(), table: table.clone() }
     }
 }
 

@@ -130,7 +130,8 @@ impl Client {
         let [line] = lines[..] else { panic!("one line was expected: {outcome}") };
         let words: Vec<_> = line.split_whitespace().collect();
         assert!(words.len() >= 8 && words[2] == "→" && words[4] == "ready", "{outcome}");
-        assert!(line.contains("quic)") && words[words.len() - 2] == "pid", "{outcome}");
+        let is_carried = ["quic)", "tls)"].iter().any(|carrier| line.contains(carrier));
+        assert!(is_carried && words[words.len() - 2] == "pid", "{outcome}");
         let pid = words[words.len() - 1].parse();
         Line {
             name: words[0].to_owned(),

@@ -1,0 +1,59 @@
+//! Connections that were stopped for the next process to go on.
+
+use std::io;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::relay::{Entry, Halted, Live};
+#[cfg(unix)]
+use crate::{ends, relay::Faces, wire::handover};
+
+/// All of them.
+#[derive(Debug, Default)]
+pub(super) struct Leavings(Mutex<Vec<Leaving>>);
+
+/// One of them.
+#[derive(Debug)]
+pub(super) struct Leaving {
+    pub(super) halted: Box<Halted>,
+    live: Live,
+    about: String,
+}
+
+impl Leavings {
+    /// Keeps one; `about` says what it is for, in logs.
+    pub(super) fn keep(&self, halted: Box<Halted>, entry: &Entry, about: String) {
+        if let Some(live) = entry.live() {
+            self.lock().push(Leaving { halted, live, about });
+        }
+    }
+
+    /// Those that were kept.
+    pub(super) fn take(&self) -> Vec<Leaving> {
+        std::mem::take(&mut *self.lock())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Leaving>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(unix)]
+impl Leaving {
+    /// What the next process has to know of it. [UPG-4]
+    pub(super) fn left(&self) -> io::Result<handover::Stream> {
+        let Self { halted, live, about } = self;
+        let (up, down) = live.faces.moved(&live.counters);
+        let (sent, received) = if live.faces == Faces::User { (up, down) } else { (down, up) };
+        let end = handover::End {
+            socket: ends::leave(&halted.socket)?,
+            is_unix: halted.socket.is_unix(),
+            faces_user: live.faces == Faces::User,
+            peer: live.peer.clone(),
+            about: about.clone(),
+            age_ms: u64::try_from(live.since.elapsed().as_millis()).unwrap_or(u64::MAX),
+            sent,
+            received,
+        };
+        Ok(handover::Stream { end: Some(end), ..halted.stream.left() })
+    }
+}
