@@ -11,7 +11,7 @@ use crate::config::{ClientConfig, Loaded, TokenSource, find_client_file};
 use crate::files;
 use crate::fleet::{Failure, Kind, Launch, Output, Pin, Tuning};
 use crate::identity::Keypair;
-use crate::tunnel::{Direction, Name, Options, Protocol, Target, TunnelSpec};
+use crate::tunnel::{Direction, Name, Options, Protocol, Proxy, Target, TunnelSpec};
 
 /// A client that may connect: it has a key, and knows its router.
 #[derive(Debug)]
@@ -42,8 +42,9 @@ pub(super) async fn prepare(
 ) -> Result<Prepared, Failure> {
     let config = loaded.config;
     let keypair = Arc::new(keypair(&config, context)?);
-    let tuning = Tuning::new(&config.performance, &config.cipher_suites, config.post_quantum);
-    let token = config.token.as_ref().map(read_token).transpose()?;
+    let mut tuning = Tuning::new(&config.performance, &config.cipher_suites, config.post_quantum);
+    tuning.proxy = proxy(&config)?;
+    let token = config.token.as_ref().map(|token| read_secret("token", token)).transpose()?;
     let client_name = client_name();
     let trusted = enrol::trusted_router(
         context,
@@ -129,12 +130,26 @@ fn keypair(config: &ClientConfig, context: &Context) -> Result<Keypair, Failure>
     Ok(Keypair::load_or_create(path)?.0)
 }
 
-fn read_token(source: &TokenSource) -> Result<String, Failure> {
+fn proxy(config: &ClientConfig) -> Result<Option<Proxy>, Failure> {
+    let Some(mut proxy) = config.proxy.clone() else { return Ok(None) };
+    let password = config.proxy_password.as_ref();
+    let password = password.map(|source| read_secret("proxy's password", source)).transpose()?;
+    if password.is_some() && proxy.user.is_none() {
+        let message = format!("there is a password for the proxy {proxy}, and no user");
+        return Err(Failure::new(Kind::Config, "proxy", message)
+            .with_hint("write the user in front: http://USER@HOST:PORT"));
+    }
+    proxy.password = password.map(Into::into);
+    Ok(Some(proxy))
+}
+
+/// `what` it is, for who has to mend it.
+fn read_secret(what: &str, source: &TokenSource) -> Result<String, Failure> {
     match source {
         TokenSource::Environment(secret) => Ok(secret.expose().to_owned()),
         TokenSource::File(path) => {
             let (bytes, _) = files::read_mounted_secret(path, 4096).map_err(|error| {
-                Failure::new(Kind::Config, "token", format!("cannot read the token: {error}"))
+                Failure::new(Kind::Config, "secret", format!("cannot read the {what}: {error}"))
             })?;
             Ok(String::from_utf8_lossy(&bytes).trim().to_owned())
         }

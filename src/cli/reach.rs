@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::service;
 use crate::config::Overrides;
 use crate::fleet::Failure;
-use crate::tunnel::{HostPort, Identity};
+use crate::tunnel::{HostPort, Identity, Proxy};
 
 /// Which router, and with which key.
 #[derive(Debug, clap::Args)]
@@ -16,6 +16,9 @@ pub(super) struct RouterArgs {
     /// The key that the router must show
     #[arg(long, value_name = "ID")]
     router_identity: Option<Identity>,
+    /// What TLS goes through: http://[USER@]HOST:PORT or socks5://[USER@]HOST:PORT
+    #[arg(long, value_name = "URL")]
+    proxy: Option<Proxy>,
     /// This client's private key [default: client.key in CONDUIT_HOME]
     #[arg(long, value_name = "FILE")]
     key: Option<PathBuf>,
@@ -33,6 +36,9 @@ impl RouterArgs {
             let (key, flag) = ("security.router_identity", "--router-identity");
             overrides = overrides.with(key, flag, identity.to_string());
         }
+        if let Some(proxy) = &self.proxy {
+            overrides = overrides.with("router.proxy", "--proxy", proxy.to_string());
+        }
         if let Some(key) = &self.key {
             let path = key.to_string_lossy().into_owned();
             overrides = overrides.with("security.private_key_path", "--key", path);
@@ -49,6 +55,9 @@ impl RouterArgs {
         }
         if let Some(identity) = &self.router_identity {
             option("--router-identity", identity.to_string());
+        }
+        if let Some(proxy) = &self.proxy {
+            option("--proxy", proxy.to_string());
         }
         if let Some(key) = &self.key {
             option("--key", service::absolute(key)?);

@@ -40,7 +40,7 @@ impl Comeback {
         }
     }
 
-    /// The first attempt comes at some time within `spread`: who has many clients asks them for that. [SES-36]
+    /// The first attempt comes at some time within `spread`: who has many clients asks them for that. [SES-33]
     pub(super) fn within(self, spread: Duration) -> Self {
         Self { wait: spread, ..self }
     }

@@ -1,6 +1,6 @@
 //! From a router's addresses to a session with it.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::identity::Keypair;
 use crate::session::{Event, Introduction, Past, Session, initiate};
 use crate::task::Tasks;
 use crate::transport::{self, ClientEndpoint, ConnectError, Connection};
-use crate::tunnel::{Host, HostPort, Identity};
+use crate::tunnel::{CarrierChoice, Host, HostPort, Identity};
 
 /// Where a router is, and whose key it has.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,10 +62,18 @@ pub(super) async fn establish(
 ) -> Result<Established, StartError> {
     let Attempt { tasks, tries, past, tls_at_once } = attempt;
     let Access { keypair, router, transport, session: settings, .. } = access;
-    let transport = &transport::Settings { tls_at_once, ..transport.clone() };
-    let ways = resolve(router).await?;
+    let mut transport = transport::Settings { tls_at_once, ..transport.clone() };
+    let may_proxy = transport.proxy.is_some() && transport.carrier != CarrierChoice::Quic;
+    let ways = match resolve(router).await {
+        // The proxy may know what this machine does not.
+        Err(StartError::Resolve { router, .. }) if may_proxy => {
+            transport.proxied_name = Some(router.clone());
+            vec![(router.clone(), SocketAddr::new(NOWHERE, router.port))]
+        }
+        ways => ways?,
+    };
     let (connection, endpoint, addr) =
-        first_to_answer(ways, router.identity, keypair, transport, tries).await?;
+        first_to_answer(ways, router.identity, keypair, &transport, tries).await?;
     let remote = connection.remote_addr();
     let (session, events) = initiate(connection, keypair, introduction, settings, past, tasks)
         .await
@@ -177,5 +185,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// RFC 8305, 5.
 const HEAD_START: Duration = Duration::from_millis(250);
 const RESOLVE_LIMIT: Duration = Duration::from_secs(5);
+/// Stands for a router whose address only a proxy knows, and is sent nothing (RFC 7600, 3).
+const NOWHERE: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 0, 8));
 /// A name with more addresses than this is not a router's.
 const WAYS_PER_NAME: usize = 8;

@@ -9,13 +9,17 @@ use super::layers::{Loaded, Overrides, Resolved};
 use super::performance::{CipherSuite, HAS_DEFAULT, Logging, Performance, PostQuantum};
 use super::schema::FileKind;
 use super::source::Source;
-use crate::tunnel::{Host, HostPort, Identity, TunnelSpec};
+use crate::tunnel::{Host, HostPort, Identity, Proxy, TunnelSpec};
 
 /// The configuration of a client and its tunnels.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientConfig {
     /// The router; `None` means the one that is enrolled.
     pub router: Option<HostPort>,
+    /// What TLS goes through, without its password.
+    pub proxy: Option<Proxy>,
+    /// Where the proxy's password is.
+    pub proxy_password: Option<TokenSource>,
     /// The client's private key.
     pub private_key_path: PathBuf,
     /// Whether somebody named the key file (a mounted secret is accepted only then).
@@ -36,7 +40,7 @@ pub struct ClientConfig {
     pub logging: Logging,
 }
 
-/// Where the token is that a router may ask for.
+/// Where a secret is: the token that a router may ask for, or the password that a proxy may.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TokenSource {
     /// In the environment.
@@ -82,6 +86,8 @@ impl ClientConfig {
             resolved.path("security", "private_key_path").or_else(|| environment.credential("key"));
         let config = Self {
             router: host.map(|host| HostPort { host, port }),
+            proxy: resolved.text("router", "proxy").and_then(|text| text.parse().ok()),
+            proxy_password: proxy_password(&resolved),
             private_key_named: named.is_some(),
             private_key_path: or_in_home(named, environment, Home::client_key)?,
             router_identity: resolved
@@ -107,6 +113,13 @@ fn token(resolved: &Resolved, environment: &Environment) -> Option<TokenSource> 
         .path("security", "token_file")
         .or_else(|| environment.credential("token"))
         .map(TokenSource::File)
+}
+
+/// The variable wins over the file.
+fn proxy_password(resolved: &Resolved) -> Option<TokenSource> {
+    let variable = resolved.text("router", "proxy_password");
+    let file = || resolved.path("router", "proxy_password_file").map(TokenSource::File);
+    variable.map(|text| TokenSource::Environment(Secret::new(text))).or_else(file)
 }
 
 /// The path that was named, else the one in the home.

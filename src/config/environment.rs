@@ -67,7 +67,7 @@ impl Environment {
 
     /// The variables that hold secrets: a spawned process must not inherit them.
     pub const fn secret_variables() -> &'static [&'static str] {
-        &["CONDUIT_TICKET", "CONDUIT_SECURITY_TOKEN"]
+        &["CONDUIT_TICKET", "CONDUIT_SECURITY_TOKEN", "CONDUIT_ROUTER_PROXY_PASSWORD"]
     }
 
     /// The variables with which a service manager and the process that it has started find each other: a process which

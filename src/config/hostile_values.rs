@@ -11,6 +11,11 @@ const ILLEGAL: &[(&str, &[&str])] = &[
         &["\"\"", "\"127.1\"", "\"0x7f.1\"", "\"a b\"", "\"-a\"", "\"h:1\"", "1", "true"],
     ),
     (
+        "router.proxy",
+        &["\"\"", "\"proxy:1\"", "\"https://p:1\"", "\"http://a:b@p:1\"", "\"http://p\"", "1"],
+    ),
+    ("router.proxy_password_file", &["\"\"", "1", "\"~/x\""]),
+    (
         "router.port",
         &[
             "0",

@@ -1,5 +1,9 @@
 //! The table of keys. A key stands here when this version honours it, and only then.
 
+mod client;
+
+use client::{CLIENT_SECURITY, ROUTER_ADDRESS};
+
 use super::schema::{Absent, Key, Kind, Places};
 use crate::tunnel::{CarrierChoice, Direction, Oversize, Priority, Protocol, ProxyProtocol};
 
@@ -39,49 +43,6 @@ pub(super) static CLIENT: &[&[Key]] =
 /// The keys of `router.toml`.
 pub(super) static ROUTER: &[&[Key]] =
     &[LISTEN, POLICY, ROUTER_SECURITY, TLS, LIMITS, PERFORMANCE, LOGGING];
-
-const ROUTER_ADDRESS: &[Key] = &[
-    open(
-        "router",
-        "host",
-        Kind::Host,
-        ("the one enrolled router", "203.0.113.7"),
-        "The router that the client connects to: an address or a name.",
-    ),
-    key("router", "port", PORT, "9999", "The router's port, UDP and TCP."),
-];
-
-const CLIENT_SECURITY: &[Key] = &[
-    open(
-        "security",
-        "private_key_path",
-        Kind::Path,
-        ("client.key in CONDUIT_HOME", "./keys/client.key"),
-        "The client's private key (mode 0600). A mounted secret is accepted when it is named here.",
-    ),
-    open(
-        "security",
-        "router_identity",
-        Kind::Identity,
-        ("the identity remembered from the enrolment", EXAMPLE_IDENTITY),
-        "The router's pin: a router with another key is refused.",
-    ),
-    open(
-        "security",
-        "token_file",
-        Kind::Path,
-        ("no token", "./keys/router.token"),
-        "A file with the token that a router with `require_token` asks for.",
-    ),
-    Key {
-        section: "security",
-        name: "token",
-        kind: Kind::Secret,
-        default: Absent::Means { meaning: "no token", example: "cdp_…" },
-        doc: "The token itself, in the environment only.",
-        places: Places::SecretVariable,
-    },
-];
 
 const ROUTER_SECURITY: &[Key] = &[open(
     "security",

@@ -70,6 +70,9 @@ fn legal(kind: Kind) -> BoxedStrategy<String> {
         Kind::Identity => {
             any::<[u8; 32]>().prop_map(|key| Identity::from_bytes(key).to_string()).boxed()
         }
+        Kind::Proxy => ("(http|socks5)://([a-z]{1,9}@)?", host_port())
+            .prop_map(|(scheme, addr)| format!("{scheme}{addr}"))
+            .boxed(),
         Kind::Name => "[A-Za-z0-9_-]{1,64}".boxed(),
         Kind::Secret => "[a-z2-7]{1,80}".boxed(),
     }
@@ -275,12 +278,13 @@ fn every_line_that_is_commented_out_may_be_used() {
                 let loaded = ClientConfig::parse(path, &used, &environment, &Overrides::new())
                     .unwrap_or_else(|errors| panic!("{errors}\n{used}"));
                 assert_eq!(loaded.config.tunnels.len(), 1);
-                // The token has no place in a file; what a tunnel does not need keeps its default.
+                // Secrets have no place in a file; what a tunnel does not need keeps its default.
+                let secrets = FileKind::Client.keys().filter(|key| key.is_secret()).count();
                 let optional = FileKind::Client.keys().filter(|key| {
                     key.places == Places::FileOnly
                         && !matches!(key.default, Absent::Required { .. })
                 });
-                (count(&loaded.entries) + optional.count() + 1, loaded.entries.len())
+                (count(&loaded.entries) + optional.count() + secrets, loaded.entries.len())
             }
             FileKind::Router => {
                 let loaded = RouterConfig::parse(path, &used, &environment, &Overrides::new())

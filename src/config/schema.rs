@@ -118,6 +118,8 @@ pub enum Kind {
     Networks,
     /// A public key, `cdk1_…`.
     Identity,
+    /// An outbound proxy.
+    Proxy,
     /// A name of a tunnel.
     Name,
     /// A secret text.
@@ -224,6 +226,7 @@ impl Kind {
             }
             Self::Networks => "a list of 1 to 64 addresses or networks, as in \"10.0.0.0/8\"".to_owned(),
             Self::Identity => "an identity: cdk1_ and 58 characters a-z, 2-7".to_owned(),
+            Self::Proxy => "http://HOST:PORT, http://USER@HOST:PORT, or the same with socks5://".to_owned(),
             Self::Name => "a name of 1 to 64 characters A-Z a-z 0-9 _ -".to_owned(),
             Self::Secret => "a secret of 1 to 1024 characters".to_owned(),
         }

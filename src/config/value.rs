@@ -10,7 +10,9 @@ use toml::de::{DeInteger, DeValue};
 use super::error::quoted;
 use super::schema::Kind;
 use super::units::{format_size, parse_size};
-use crate::tunnel::{Bind, BindAddr, Host, HostPort, Identity, Name, Span, Target, parse_networks};
+use crate::tunnel::{
+    Bind, BindAddr, Host, HostPort, Identity, Name, Proxy, Span, Target, parse_networks,
+};
 
 /// A legal value of some [`Kind`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -129,6 +131,11 @@ impl Value {
             Kind::TunnelBind => why(text.parse::<Span<Bind>>()).map(|_| text_value()),
             Kind::TunnelSource => why(text.parse::<Span<Target>>()).map(|_| text_value()),
             Kind::Identity => why(text.parse::<Identity>()).map(|_| text_value()),
+            Kind::Proxy => match text.parse::<Proxy>() {
+                Ok(_) => Ok(text_value()),
+                // It may hold a password, which never stands in a message.
+                Err(error) => return Err(illegal(kind, "the given one", Some(&error.to_string()))),
+            },
             Kind::Name => why(text.parse::<Name>()).map(|_| text_value()),
             Kind::Path if text.starts_with("~/") || text == "~" => {
                 Err(Some("~ is not expanded here, write the path out".to_owned()))

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{CipherSuite, Congestion, OptimizeFor, Performance, PostQuantum};
 use crate::ends::DialSettings;
-use crate::tunnel::{CarrierChoice, Priority};
+use crate::tunnel::{CarrierChoice, Priority, Proxy};
 use crate::{client, relay, session, transport};
 
 /// What a process is tuned with; travels to a tunnel process as JSON.
@@ -40,6 +40,9 @@ pub struct Tuning {
     pub cipher_suites: Vec<String>,
     /// `prefer`, `require` or `off`.
     pub post_quantum: String,
+    /// What a client's TLS goes through.
+    #[serde(default)]
+    pub proxy: Option<Proxy>,
 }
 
 impl Tuning {
@@ -60,6 +63,7 @@ impl Tuning {
             max_packet: performance.max_packet,
             cipher_suites: suites.iter().map(|suite| suite.as_str().to_owned()).collect(),
             post_quantum: pq.as_str().to_owned(),
+            proxy: None,
         }
     }
 
@@ -77,6 +81,8 @@ impl Tuning {
             connect_timeout: self.connect_timeout,
             max_packet: self.max_packet,
             carrier: CarrierChoice::default(),
+            proxy: self.proxy.clone(),
+            proxied_name: None,
             tls_at_once: false,
             trust_loopback: true,
             cipher_suites: self.cipher_suites.iter().filter_map(|name| suite(name)).collect(),

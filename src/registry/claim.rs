@@ -1,5 +1,8 @@
 //! Claiming a name: of many that try at once one wins, and keeps the name for as long as it lives.
 
+#[cfg(unix)]
+mod handover;
+
 use std::io;
 #[cfg(unix)]
 use std::os::fd::OwnedFd;
@@ -14,12 +17,8 @@ use super::process::Presence;
 use super::record::{Kind, NewRecord, Record, now_rfc3339};
 use super::serve::ControlListener;
 use super::socket;
-#[cfg(unix)]
-use crate::ends::{adopt, leave};
 use crate::files;
 use crate::tunnel::{TunnelId, TunnelState};
-#[cfg(unix)]
-use crate::wire::handover::Claim as Left;
 
 /// A claimed name. While it lives, the lock is held; a process that dies lets go of it.
 #[derive(Debug)]
@@ -58,6 +57,9 @@ pub enum ClaimError {
     Registry(#[from] RegistryError),
 }
 
+#[cfg(unix)]
+pub(super) use handover::take_over;
+
 pub(super) fn claim(registry: &Registry, new: NewRecord) -> Result<Claim, ClaimError> {
     let lock = take_lock(registry, &new)?;
     registry.bury(&new.name, &lock)?;
@@ -74,22 +76,6 @@ pub(super) fn claim(registry: &Registry, new: NewRecord) -> Result<Claim, ClaimE
         control: None,
     };
     claim.write()?;
-    Ok(claim)
-}
-
-/// Goes on with the claim of the program that this process ran before. [UPG-2]
-#[cfg(unix)]
-pub(super) fn take_over(registry: &Registry, left: &Left) -> Result<Claim, RegistryError> {
-    let id: TunnelId = left.record.parse().map_err(|_| RegistryError::Left)?;
-    let record = Record::read(&registry.record_path(&id)).map_err(|_| RegistryError::Left)?;
-    if record.pid != std::process::id() || record.ended_at.is_some() {
-        return Err(RegistryError::Left);
-    }
-    let adopted = |number| adopt(number).map_err(|_| RegistryError::Left);
-    let lock = NameLock::adopted(adopted(left.lock)?);
-    let control = Some(adopted(left.control)?);
-    let mut claim = Claim { registry: registry.clone(), record, ended: false, lock, control };
-    claim.update(|record| env!("CARGO_PKG_VERSION").clone_into(&mut record.version))?;
     Ok(claim)
 }
 
@@ -158,13 +144,6 @@ impl Claim {
             return ControlListener::adopted(left, place);
         }
         ControlListener::bind(place)
-    }
-
-    /// Leaves the claim, with a copy of the control socket, to the next program of this process. [UPG-2]
-    #[cfg(unix)]
-    pub fn leave(&mut self, control: &OwnedFd) -> io::Result<Left> {
-        let record = self.record.tunnel_id.to_string();
-        Ok(Left { record, lock: leave(&self.lock)?, control: leave(control)? })
     }
 
     /// Records how it ended and lets go of the name. The record and the log stay for `list --all` and `logs`.

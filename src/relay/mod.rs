@@ -6,6 +6,7 @@
 
 mod echo;
 mod flows;
+mod outcome;
 mod pipe;
 mod queue;
 mod socket;
@@ -16,7 +17,8 @@ pub use flows::{
     Aging, CONVERSATION_PATIENCE, Destination, FlowRules, FlowTable, Flows, Front, Loss, Opening,
     PATIENCE, Reassembly, Scope, Side, TableFull, Traffic, TrafficMetrics, front,
 };
-pub use pipe::{Copying, Counters, EndedBy, Halted, Transferred, pipe, pipe_after};
+pub use outcome::{EndedBy, Halted, Transferred};
+pub use pipe::{Copying, Counters, pipe, pipe_after};
 pub use socket::first_bytes;
 pub use table::{Entry, Faces, Live, Refused, Table, Totals};
 

@@ -11,12 +11,12 @@ use bytes::Bytes;
 use tokio::io::{AsyncWrite, AsyncWriteExt, Interest};
 use tokio_util::sync::CancellationToken;
 
+use super::outcome::{EndedBy, Halted, Transferred};
 use super::queue::Queue;
 use super::socket::poll_read;
 use super::{Entry, Settings};
 use crate::ends::{ReadHalf, Stream, WriteHalf};
-use crate::session::{self, InFlight, ReceiveError, Receiver, SendError, Sender};
-use crate::wire::Code;
+use crate::session::{self, InFlight, Receiver, Sender};
 
 /// Bytes moved so far; read by `list` while the connection lives.
 #[derive(Debug, Default)]
@@ -54,76 +54,6 @@ impl Counters {
 
     fn total(&self) -> u64 {
         self.sent.load(Ordering::Relaxed) + self.received.load(Ordering::Relaxed)
-    }
-}
-
-/// What a connection came to.
-#[derive(Debug)]
-pub struct Transferred {
-    /// From the socket into the stream, in bytes.
-    pub sent: u64,
-    /// From the stream into the socket, in bytes.
-    pub received: u64,
-    /// How it ended.
-    pub ended_by: EndedBy,
-    /// What another process goes on with: it was [`EndedBy::Halted`].
-    pub halted: Option<Box<Halted>>,
-}
-
-/// A connection whose bytes wait for somebody to go on.
-#[derive(Debug)]
-pub struct Halted {
-    /// The local end.
-    pub socket: Stream,
-    /// The stream.
-    pub stream: session::Halted,
-}
-
-/// How a connection ended.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum EndedBy {
-    /// Both directions were finished and delivered.
-    #[error("done")]
-    Done,
-    /// The socket here was reset.
-    #[error("the local connection was reset: {0}")]
-    Socket(String),
-    /// The far end did not serve the stream.
-    #[error("{message}")]
-    Refused {
-        /// Why.
-        code: Code,
-        /// For people.
-        message: String,
-    },
-    /// The far end broke the connection off.
-    #[error("{0}")]
-    Peer(Code),
-    /// The half that was left open stayed silent.
-    #[error("the half-closed connection stayed silent")]
-    Abandoned,
-    /// An operator ended it.
-    #[error("ended by an operator")]
-    Killed,
-    /// The session is gone.
-    #[error("the session was lost: {0}")]
-    Lost(String),
-    /// It did not end: another process goes on with it.
-    #[error("handed over")]
-    Halted,
-}
-
-impl EndedBy {
-    /// What the far end is told.
-    fn code(&self) -> Code {
-        match self {
-            Self::Done => Code::Done,
-            Self::Socket(_) => Code::Reset,
-            Self::Refused { code, .. } | Self::Peer(code) => *code,
-            Self::Abandoned => Code::Abandoned,
-            Self::Killed => Code::Killed,
-            Self::Lost(_) | Self::Halted => Code::Internal,
-        }
     }
 }
 
@@ -385,26 +315,6 @@ fn poll_download(
     }
     cx.waker().wake_by_ref();
     Poll::Pending
-}
-
-impl From<SendError> for EndedBy {
-    fn from(error: SendError) -> Self {
-        match error {
-            SendError::Stopped(code) => Self::Peer(code),
-            SendError::Lost(reason) => Self::Lost(reason),
-        }
-    }
-}
-
-impl From<ReceiveError> for EndedBy {
-    fn from(error: ReceiveError) -> Self {
-        match error {
-            ReceiveError::Reset(code) => Self::Peer(code),
-            ReceiveError::Refused { code, message } => Self::Refused { code, message },
-            ReceiveError::Protocol(reason) => Self::Lost(reason),
-            ReceiveError::Lost(reason) => Self::Lost(reason),
-        }
-    }
 }
 
 /// Requests and answers mostly fit; bulk shows itself by filling it.

@@ -1,5 +1,7 @@
 //! Published ports: the router listens, and hands each visitor to the client whose tunnel it is. [RVS-1]
 
+mod socket;
+
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -11,9 +13,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::{Shared, now};
-use crate::ends::{ListenError, Listener, UdpPort};
-#[cfg(unix)]
-use crate::ends::{adopt, leave};
+use crate::ends::{Listener, UdpPort};
 use crate::registry::rfc3339;
 use crate::relay::{Destination, FlowRules, Flows, Front, Scope, front};
 use crate::routes::{ClaimError, Holder, Lease, Route, Routes, ServerNumber};
@@ -26,6 +26,8 @@ use crate::wire::handover::Port;
 use crate::wire::{Code, Replaced};
 
 use super::visitor;
+pub(super) use socket::Socket;
+use socket::listen;
 
 /// The ports that this router listens on for clients.
 #[derive(Debug)]
@@ -180,56 +182,6 @@ impl Published {
     }
 }
 
-/// A socket that listens for visitors.
-#[derive(Debug)]
-pub(super) enum Socket {
-    Tcp(Listener),
-    Udp(Arc<UdpPort>),
-}
-
-impl Socket {
-    fn bind(protocol: Protocol, bind: &Bind) -> Result<Self, ListenError> {
-        match protocol {
-            Protocol::Tcp => Listener::bind(bind, BACKLOG).map(Self::Tcp),
-            Protocol::Udp => UdpPort::bind(bind).map(|port| Self::Udp(Arc::new(port))),
-        }
-    }
-
-    /// What the process before has left.
-    #[cfg(unix)]
-    pub(super) fn adopted(port: &Port) -> std::io::Result<Self> {
-        let socket = adopt(port.socket)?;
-        Ok(match port.udp {
-            true => Self::Udp(Arc::new(UdpPort::of(socket.into())?)),
-            false => Self::Tcp(Listener::of(socket.into())?),
-        })
-    }
-
-    #[cfg(unix)]
-    fn left(&self) -> std::io::Result<Port> {
-        let (udp, socket) = match self {
-            Self::Tcp(listener) => (false, leave(listener)?),
-            Self::Udp(port) => (true, leave(port)?),
-        };
-        Ok(Port { udp, bind: self.bound().to_string(), socket })
-    }
-
-    fn protocol(&self) -> Protocol {
-        match self {
-            Self::Tcp(_) => Protocol::Tcp,
-            Self::Udp(_) => Protocol::Udp,
-        }
-    }
-
-    /// The bind with its real port.
-    fn bound(&self) -> Bind {
-        match self {
-            Self::Tcp(listener) => listener.local_bind(),
-            Self::Udp(port) => port.local_addr().into(),
-        }
-    }
-}
-
 /// Publishes a port for a tunnel, or says why not: the bind with its real port. Policy has been asked. [RVS-1] [RVS-2]
 pub(super) async fn publish(
     shared: &Arc<Shared>,
@@ -297,32 +249,6 @@ impl Drop for Publication {
         if let Some(lease) = released {
             self.shared.published.silence(&lease.route);
             self.shared.published.remember(lease);
-        }
-    }
-}
-
-/// Binds; a listener of the same port that is just about to end is waited for.
-async fn listen(shared: &Shared, protocol: Protocol, bind: &Bind) -> Result<Socket, Refusal> {
-    let inherited = Route::new(protocol, bind)
-        .and_then(|route| lock(&shared.published.inherited).remove(&route));
-    if let Some(socket) = inherited {
-        return Ok(socket);
-    }
-    let mut tries = 0;
-    loop {
-        match Socket::bind(protocol, bind) {
-            Err(ListenError::InUse { .. }) if tries < LISTEN_TRIES => {
-                tries += 1;
-                tokio::time::sleep(LISTEN_PAUSE).await;
-            }
-            Ok(socket) => return Ok(socket),
-            Err(error) => {
-                let reason = error.to_string();
-                if shared.table.refuse(&bind.to_string(), None, &reason) {
-                    tracing::warn!(%bind, reason, "port not published");
-                }
-                return Err((Code::Unavailable, reason));
-            }
         }
     }
 }
@@ -436,12 +362,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Visitors that may wait to be accepted; the system's own limit is below it on most hosts.
-const BACKLOG: u32 = 4_096;
 /// Changes that wait to be written: two for each tunnel that a thousand clients take up at once.
 const CHANGES: usize = 4_096;
-/// A listener that was told to end has ended within a fraction of this second.
-const LISTEN_TRIES: u32 = 50;
-const LISTEN_PAUSE: Duration = Duration::from_millis(20);
 /// How long a client that does not read its control stream is waited for.
 const TELL_LIMIT: Duration = Duration::from_secs(1);

@@ -201,18 +201,6 @@ impl Strand {
         }
     }
 
-    /// Whether the direction's end has come.
-    pub(super) fn has_ended(&self) -> bool {
-        self.received.load(Ordering::Acquire) & ENDED != 0
-    }
-
-    /// Whether the direction's end has come and the socket here has heard of it. [RSM-11]
-    pub(super) fn has_taken_all(&self) -> bool {
-        let received = self.received.load(Ordering::Acquire);
-        let payload = received & !(FROZEN | ENDED);
-        received & ENDED != 0 && self.taken.load(Ordering::Relaxed) > payload
-    }
-
     /// Whether every byte is delivered both ways, the ends included.
     pub(super) fn is_complete(&self) -> bool {
         let sent = self.sent.load(Ordering::Relaxed);

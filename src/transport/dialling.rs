@@ -51,6 +51,10 @@ impl ClientEndpoint {
         pin: Identity,
     ) -> Result<(Self, Connection), ConnectError> {
         match settings.carrier {
+            // There is no address to send a packet to.
+            _ if settings.proxied_name.is_some() => {
+                Self::reach_over_tls(settings, remote, keypair, pin).await
+            }
             CarrierChoice::Quic => Self::reach_over_udp(settings, remote, keypair, pin).await,
             CarrierChoice::Tls => Self::reach_over_tls(settings, remote, keypair, pin).await,
             CarrierChoice::Auto => Self::race(settings, remote, keypair, pin).await,
@@ -131,6 +135,7 @@ impl ClientEndpoint {
         pin: Identity,
     ) -> Result<(Self, Connection), ConnectError> {
         let after = settings.connect_timeout;
+        let silent = ConnectError::Tls { addr: remote, reason: no_reply(&settings, after) };
         let reaching = async {
             let (alley, over_tls) = over_tls(&settings, remote, keypair, pin).await?;
             let route = Route::to(remote, &settings);
@@ -146,8 +151,7 @@ impl ClientEndpoint {
             let connection = endpoint.connect(remote, keypair, pin).await?;
             Ok((endpoint, connection))
         };
-        let no_reply = || ConnectError::Tls { addr: remote, reason: no_reply_within(after) };
-        tokio::time::timeout(after, reaching).await.unwrap_or_else(|_| Err(no_reply()))
+        tokio::time::timeout(after, reaching).await.unwrap_or(Err(silent))
     }
 
     /// Binds a free UDP port of the family of `remote`.
@@ -220,9 +224,9 @@ impl ClientEndpoint {
     pub async fn move_to_tls(&self, keypair: &Keypair, pin: Identity) -> Result<(), ConnectError> {
         let (addr, after) = (self.remote, self.settings.connect_timeout);
         let dialling = over_tls(&self.settings, addr, keypair, pin);
-        let no_reply = || ConnectError::Tls { addr, reason: no_reply_within(after) };
+        let silent = ConnectError::Tls { addr, reason: no_reply(&self.settings, after) };
         let dialled = tokio::time::timeout(after, dialling).await;
-        let (alley, over_tls) = dialled.unwrap_or_else(|_| Err(no_reply()))?;
+        let (alley, over_tls) = dialled.unwrap_or(Err(silent))?;
         self.endpoint
             .rebind_abstract(alley)
             .map_err(|error| EndpointError::of("TCP", addr, error))?;
@@ -233,6 +237,9 @@ impl ClientEndpoint {
     /// Whether the router can be had over UDP: by a connection of its own, which ends as soon as it stands. Cancel-safe.
     /// [CAR-9]
     pub async fn is_udp_open(&self, keypair: &Keypair, pin: Identity) -> bool {
+        if self.settings.proxied_name.is_some() {
+            return false;
+        }
         let reached = Self::reach_over_udp(self.settings.clone(), self.remote, keypair, pin).await;
         let Ok((endpoint, connection)) = reached else { return false };
         connection.close(0, "UDP is open");
@@ -283,7 +290,7 @@ async fn over_tls(
         let failed = ConnectError::Tls { addr: remote, reason: error.to_string() };
         impostor(&verifier, remote, pin).unwrap_or(failed)
     };
-    let stream = tcp::dial(remote, crypto).await.map_err(failed)?;
+    let stream = tcp::dial(remote, settings, crypto).await.map_err(failed)?;
     let local = stream.get_ref().0.local_addr().map_err(failed)?;
     let lane = Lane::to(remote);
     let (alley, outlet) = Alley::new(Arc::clone(&lane), local);
@@ -312,8 +319,10 @@ fn impostor(verifier: &PinnedKey, addr: SocketAddr, pinned: Identity) -> Option<
     verifier.impostor().map(|shown| ConnectError::WrongKey { addr, pinned, shown })
 }
 
-fn no_reply_within(after: Duration) -> String {
-    format!("no reply within {after:?}")
+fn no_reply(settings: &Settings, after: Duration) -> String {
+    let proxy = settings.proxy.as_ref();
+    let through = proxy.map(|proxy| format!("proxy {proxy}: ")).unwrap_or_default();
+    format!("{through}no reply within {after:?}")
 }
 
 /// QUIC does not hear of a closed port: an ICMP answer reaches connected sockets only. So one is asked beside it, with

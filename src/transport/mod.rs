@@ -13,6 +13,7 @@ mod junction;
 mod lane;
 mod negotiated;
 mod packets;
+mod proxy;
 mod secrets;
 mod settings;
 mod share;

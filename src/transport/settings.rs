@@ -10,7 +10,7 @@ use quinn::{IdleTimeout, TransportConfig, VarInt};
 use super::packets::{Packets, Route};
 
 use super::ShareCell;
-use crate::tunnel::{CarrierChoice, Priority};
+use crate::tunnel::{CarrierChoice, HostPort, Priority, Proxy};
 
 /// What can be set about a connection. Both ends have their own; the stricter idle limit wins.
 #[derive(Clone, Debug)]
@@ -30,6 +30,10 @@ pub struct Settings {
     pub max_packet: Option<u16>,
     /// What may carry the packets. A router listens on UDP always.
     pub carrier: CarrierChoice,
+    /// What TLS goes through. QUIC does not.
+    pub proxy: Option<Proxy>,
+    /// The router's name, when only the proxy can tell whose address that is.
+    pub proxied_name: Option<HostPort>,
     /// Whether TLS does not wait for QUIC's head start: it has won here before.
     pub tls_at_once: bool,
     /// Whether a loopback address is this machine itself, which carries large packets and drops few. Off, it is a path
@@ -96,6 +100,8 @@ impl Default for Settings {
             connect_timeout: Duration::from_secs(3),
             max_packet: None,
             carrier: CarrierChoice::default(),
+            proxy: None,
+            proxied_name: None,
             tls_at_once: false,
             trust_loopback: true,
             cipher_suites: vec![

@@ -14,6 +14,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
 use super::endpoint::SERVER_NAME;
 use super::junction::{Junction, Opened};
+use super::{Settings, proxy};
 
 /// A router's TCP port.
 #[derive(Debug)]
@@ -136,12 +137,18 @@ impl TlsLane {
     }
 }
 
-/// Dials a router. The error of a handshake is that of TLS. Cancel-safe: dropped, the attempt ends. [CAR-2]
+/// Dials a router, through the proxy where there is one. The error of a handshake is that of TLS. Cancel-safe: dropped,
+/// the attempt ends. [CAR-2] [CAR-11]
 pub(super) async fn dial(
     remote: SocketAddr,
+    settings: &Settings,
     crypto: Arc<rustls::ClientConfig>,
 ) -> io::Result<client::TlsStream<TcpStream>> {
-    let stream = TcpStream::connect(remote).await?;
+    let stream = match (&settings.proxy, &settings.proxied_name) {
+        (None, _) => TcpStream::connect(remote).await?,
+        (Some(proxy), Some(name)) => proxy::connect(proxy, name).await?,
+        (Some(proxy), None) => proxy::connect(proxy, &remote.into()).await?,
+    };
     tune(&stream);
     let name = ServerName::try_from(SERVER_NAME).expect("a legal name");
     TlsConnector::from(crypto).connect(name, stream).await

@@ -7,6 +7,7 @@ mod addr;
 mod end;
 mod identity;
 mod name;
+mod proxy;
 mod span;
 mod spec;
 mod state;
@@ -16,6 +17,7 @@ pub use addr::{BindAddr, Host, HostPort, ParseAddrError};
 pub use end::{Bind, Target};
 pub use identity::{Identity, ParseIdentityError};
 pub use name::{Name, NameError, TunnelId};
+pub use proxy::{ParseProxyError, Proxy, ProxyKind};
 pub use span::{Numbered, Span};
 pub use spec::{
     CarrierChoice, Direction, Options, Oversize, Priority, Protocol, ProxyProtocol, SpecError,

@@ -33,6 +33,7 @@ mod leases;
 mod outages;
 mod packet_sizes;
 mod private_files;
+mod proxies;
 mod proxy_headers;
 mod records;
 mod reverse;

@@ -81,4 +81,16 @@ impl Strand {
             end: None,
         }
     }
+
+    /// Whether the direction's end has come.
+    pub(in crate::session) fn has_ended(&self) -> bool {
+        self.received.load(Ordering::Acquire) & ENDED != 0
+    }
+
+    /// Whether the direction's end has come and the socket here has heard of it. [RSM-11]
+    pub(in crate::session) fn has_taken_all(&self) -> bool {
+        let received = self.received.load(Ordering::Acquire);
+        let payload = received & !(FROZEN | ENDED);
+        received & ENDED != 0 && self.taken.load(Ordering::Relaxed) > payload
+    }
 }

@@ -28,7 +28,7 @@ pub(crate) use hosts::{Host, ip, on_two_hosts};
 pub(crate) use namespace::in_namespace;
 pub(crate) use network::{Files, Iperf, WireGuard, WireGuardKey};
 pub(crate) use packets::{Answerer, asks, user_of};
-pub(crate) use programs::{Dnsmasq, Nginx, Redis, Sshd};
+pub(crate) use programs::{Dnsmasq, Nginx, OutboundProxy, Redis, Sshd};
 pub(crate) use router::Router;
 pub(crate) use run::{Outcome, Run, require};
 pub(crate) use services::{BlackHole, Service, free_port};

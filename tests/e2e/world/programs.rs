@@ -26,6 +26,9 @@ pub(crate) struct Sshd {
     folder: PathBuf,
 }
 
+/// tinyproxy or microsocks.
+pub(crate) struct OutboundProxy(Server);
+
 /// A process that ends with this value.
 pub(super) struct Daemon(pub(super) Child);
 
@@ -235,5 +238,48 @@ impl Sshd {
             .into_iter()
             .chain(["LogLevel=ERROR", "BatchMode=yes"])
             .fold(run, |run, option| run.args(["-o", option]))
+    }
+}
+
+impl OutboundProxy {
+    /// CONNECT; `extra` are lines of its configuration.
+    pub(crate) fn tinyproxy(folder: &Path, extra: &str) -> Self {
+        Self(Server::start("tinyproxy", folder, |port| {
+            let log = folder.join("tinyproxy.log");
+            let config = format!(
+                "Port {port}\nListen 127.0.0.1\nTimeout 600\nLogFile \"{}\"\nLogLevel Connect\n{extra}\n",
+                log.display()
+            );
+            let file = folder.join("tinyproxy.conf");
+            fs::write(&file, config).expect("its configuration");
+            Run::program("tinyproxy").args(["-d", "-c"]).arg(file)
+        }))
+    }
+
+    /// SOCKS 5.
+    pub(crate) fn microsocks(folder: &Path, options: &[&str]) -> Self {
+        Self(Server::start("microsocks", folder, |port| {
+            let run = Run::program("microsocks").args(["-i", "127.0.0.1", "-p"]);
+            run.arg(port.to_string()).args(options)
+        }))
+    }
+
+    /// The same with another `/etc/hosts`, in a view of the files of its own.
+    pub(crate) fn microsocks_with_hosts(folder: &Path, hosts: &Path) -> Self {
+        Self(Server::start("microsocks", folder, |port| {
+            let script = format!(
+                "mount --bind {} /etc/hosts && exec microsocks -i 127.0.0.1 -p {port}",
+                hosts.display()
+            );
+            Run::program("unshare").args(["--mount", "sh", "-c", &script])
+        }))
+    }
+
+    pub(crate) fn addr(&self) -> SocketAddr {
+        self.0.addr
+    }
+
+    pub(crate) fn url(&self, scheme: &str, user: &str) -> String {
+        format!("{scheme}://{user}{}", self.addr())
     }
 }
