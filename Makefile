@@ -28,8 +28,8 @@ bench: ## speed beside no tunnel, a TCP relay and a TLS relay; STORE=name keeps 
 	cargo bench --locked --bench tunnel -- $(if $(STORE),--store $(STORE))
 	$(if $(STORE),cargo bench --locked --bench runs -- page)
 
-chaos: ## routers and tunnels killed, paths cut and blocked, ten thousand transfers; a quarter of an hour or more
-	cargo nextest run --locked --profile chaos
+chaos: ## routers and tunnels killed, paths cut and blocked, ten thousand transfers: a table; an hour or more
+	scripts/chaos
 
 soak: ## hours of ordinary work with memory and descriptors watched (CONDUIT_SOAK_MINUTES, default 60)
 	cargo nextest run --locked --profile soak

@@ -5,11 +5,12 @@ use std::io;
 use std::net::{Ipv6Addr, SocketAddr};
 #[cfg(unix)]
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
+use tokio::time::Instant;
 
 use super::{Peer, Stream, canonical};
 use crate::tunnel::Bind;
@@ -176,17 +177,25 @@ fn tcp(addr: SocketAddr, backlog: u32) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// Whether accepting fails at the moment, so that an outage is one line in the log and not thousands.
+/// Since when accepting fails, so that an outage is one line in the log and not thousands: while files are short, one
+/// becomes free now and then, and is taken at once.
 #[derive(Debug, Default)]
-struct Outage(AtomicBool);
+struct Outage(Mutex<Option<Instant>>);
 
 impl Outage {
+    /// Something failed: whether an outage begins with it.
     fn begins(&self) -> bool {
-        !self.0.swap(true, Ordering::Relaxed)
+        self.last().replace(Instant::now()).is_none()
     }
 
+    /// Something did not: whether an outage has ended, because nothing has failed for a while.
     fn ends(&self) -> bool {
-        self.0.load(Ordering::Relaxed) && self.0.swap(false, Ordering::Relaxed)
+        let mut last = self.last();
+        last.take_if(|last| last.elapsed() > RECOVERED).is_some()
+    }
+
+    fn last(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -244,6 +253,8 @@ impl ListenError {
 /// Between two tries while accepting fails. The waiting connection keeps the socket readable, so without a pause
 /// the loop would take a whole core.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+/// So long without a failure.
+const RECOVERED: Duration = Duration::from_secs(2);
 
 #[cfg(test)]
 mod tests {
@@ -327,7 +338,10 @@ mod tests {
         persevere(&outage, &"127.0.0.1:1", accept).await;
         assert!(tries.get() <= 1_001, "{} tries in 10 s", tries.get());
         assert!(started.elapsed() < Duration::from_secs(11));
-        assert!(!outage.ends(), "the outage is over");
+        assert!(!outage.ends(), "it has only just been over");
+        tokio::time::advance(RECOVERED * 2).await;
+        assert!(outage.ends() && !outage.ends(), "that is said once");
+        assert!(outage.begins() && !outage.begins(), "and so is the next one");
     }
 
     #[tokio::test(start_paused = true)]

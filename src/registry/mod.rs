@@ -19,6 +19,7 @@ mod rpc;
 mod seats;
 mod serve;
 mod socket;
+mod spare;
 mod strict;
 mod supervision;
 

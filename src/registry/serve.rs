@@ -22,6 +22,7 @@ use super::request::Request;
 use super::rpc::{MAX_REQUEST, RpcError, read_request, write_answer};
 use super::seats::{Seat, Seats};
 use super::socket;
+use super::spare::Spare;
 
 /// One request and the way back. A dropped `reply` tells the asker that the process is ending.
 #[derive(Debug)]
@@ -70,22 +71,27 @@ impl ControlListener {
     pub async fn serve(self, calls: mpsc::Sender<Call>, stop: CancellationToken) {
         let mut clients = JoinSet::new();
         let mut seats = Seats::default();
-        let mut is_failing = false;
+        let (mut spare, mut is_failing) = (Spare::new(), false);
         loop {
             let accepted = tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
-                Some(_) = clients.join_next(), if !clients.is_empty() => continue,
+                Some(_) = clients.join_next(), if !clients.is_empty() => {
+                    spare.take_back();
+                    continue;
+                }
                 accepted = self.listener.accept() => accepted,
             };
             let stream = match accepted {
                 Ok(stream) => stream,
+                Err(_) if spare.give() => continue,
                 Err(error) => {
                     // Out of descriptors, most likely: said once, and tried again without spinning.
                     if !std::mem::replace(&mut is_failing, true) {
                         warn!(%error, "the control socket cannot accept");
                     }
                     sleep(ACCEPT_PAUSE).await;
+                    spare.take_back();
                     continue;
                 }
             };

@@ -11,6 +11,7 @@ mod advertise;
 mod connect;
 mod declare;
 mod flows;
+mod gate;
 #[cfg(unix)]
 mod handover;
 mod leavings;

@@ -1,5 +1,5 @@
-//! A bad path, emulated: a relay for UDP between clients and one router, with delay, loss, reordering, a rate with a queue
-//! in front of it, an MTU, and outages, all of which may change while it runs. It runs in a thread of its own and ends
+//! A bad path, emulated: a relay for UDP between clients and one router, with delay, loss, reordering, duplicates, damage, a
+//! rate with a queue in front of it, an MTU, outages, and strangers who send copies, all of which may change while it runs. It runs in a thread of its own and ends
 //! when it is dropped. It counts what it drops, so that a test can show that the path was as bad as it says.
 #![allow(dead_code, reason = "not every test wants everything")]
 
@@ -24,6 +24,12 @@ pub(crate) struct Conditions {
     pub(crate) loss: f64,
     /// The share that takes longer, and how much longer: later packets overtake it.
     pub(crate) late: (f64, Duration),
+    /// The share that comes twice.
+    pub(crate) twice: f64,
+    /// The share in which a byte is another one at the end.
+    pub(crate) damaged: f64,
+    /// The share of what goes to the router that a stranger sends on too, from another address and ahead of the packet.
+    pub(crate) copied: f64,
     /// Bits per second.
     pub(crate) rate: Option<u64>,
     /// Bytes that may wait for the rate; what comes then is dropped.
@@ -41,6 +47,9 @@ impl Default for Conditions {
             delay: Duration::ZERO,
             loss: 0.0,
             late: (0.0, Duration::ZERO),
+            twice: 0.0,
+            damaged: 0.0,
+            copied: 0.0,
             rate: None,
             queue: MOST_HELD,
             mtu: 65_535,
@@ -67,6 +76,9 @@ pub(crate) struct Count {
     pub(crate) carried: u64,
     /// Of these, such that later ones may have overtaken.
     pub(crate) late: u64,
+    pub(crate) twice: u64,
+    pub(crate) damaged: u64,
+    pub(crate) copied: u64,
     pub(crate) lost: u64,
     /// Dropped in front of the rate.
     pub(crate) overflowed: u64,
@@ -92,6 +104,8 @@ pub(crate) struct Link {
 
 struct Shared {
     state: Mutex<State>,
+    /// Sends copies of what goes to the router.
+    stranger: std::net::UdpSocket,
     /// Something is due earlier than it was.
     sooner: Notify,
 }
@@ -139,7 +153,9 @@ impl Link {
             forgotten: 0,
             random: (seed + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
         };
-        let shared = Arc::new(Shared { state: Mutex::new(state), sooner: Notify::new() });
+        let (state, stranger) = (Mutex::new(state), socket());
+        stranger.connect(router).expect("a socket");
+        let shared = Arc::new(Shared { state, stranger, sooner: Notify::new() });
         let (stop, stopped) = oneshot::channel();
         let front = socket();
         let addr = front.local_addr().expect("its address");
@@ -209,13 +225,25 @@ impl Shared {
     fn send(&self, way: Way, bytes: &[u8], socket: &Arc<UdpSocket>, to: Option<SocketAddr>) {
         let mut state = self.state();
         let Some(due) = state.due(way, bytes.len()) else { return };
-        state.number += 1;
-        state.held += bytes.len();
         let next = state.under_way.peek().map(|Reverse(packet)| packet.due);
-        let number = state.number;
-        let (bytes, socket) = (bytes.to_vec(), Arc::clone(socket));
-        state.under_way.push(Reverse(Packet { due, number, bytes, socket, to }));
-        if next.is_none_or(|next| due < next) {
+        let mut bytes = bytes.to_vec();
+        if way == Way::Up && state.happens(way, |conditions| conditions.copied) {
+            state.ways[way as usize].count.copied += 1;
+            // Nobody minds when there is no router.
+            let _ = self.stranger.send(&bytes);
+        }
+        if state.happens(way, |conditions| conditions.damaged) {
+            state.ways[way as usize].count.damaged += 1;
+            let place = (state.random() * bytes.len() as f64) as usize;
+            bytes[place] ^= 0x10;
+        }
+        if state.happens(way, |conditions| conditions.twice) {
+            state.ways[way as usize].count.twice += 1;
+            state.push(due + TWICE_AFTER, bytes.clone(), Arc::clone(socket), to);
+        }
+        state.push(due, bytes, Arc::clone(socket), to);
+        let soonest = state.under_way.peek().map(|Reverse(packet)| packet.due);
+        if soonest < next || next.is_none() {
             self.sooner.notify_one();
         }
     }
@@ -260,6 +288,25 @@ impl State {
             delay += conditions.late.1;
         }
         Some(*free_at + delay)
+    }
+
+    fn push(
+        &mut self,
+        due: Instant,
+        bytes: Vec<u8>,
+        socket: Arc<UdpSocket>,
+        to: Option<SocketAddr>,
+    ) {
+        self.number += 1;
+        self.held += bytes.len();
+        let number = self.number;
+        self.under_way.push(Reverse(Packet { due, number, bytes, socket, to }));
+    }
+
+    /// Whether this packet is one of a share. What never happens draws nothing, so that seeds keep what they mean.
+    fn happens(&mut self, way: Way, share: impl Fn(&Conditions) -> f64) -> bool {
+        let share = share(&self.ways[way as usize].conditions);
+        share > 0.0 && self.random() < share
     }
 
     /// From 0 to 1 (xorshift).
@@ -376,5 +423,7 @@ fn socket() -> std::net::UdpSocket {
 
 /// IPv4 and UDP.
 const HEADERS: usize = 28;
+/// A duplicate comes a little later.
+const TWICE_AFTER: Duration = Duration::from_millis(1);
 /// Bytes on the path at one time, whatever the conditions.
 const MOST_HELD: usize = 64 << 20;

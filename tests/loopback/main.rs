@@ -13,7 +13,7 @@ mod carriers;
 mod credit;
 mod declarations;
 mod endings;
-mod faults;
+mod firewall;
 mod hostile;
 mod hostile_flows;
 mod hostile_resumption;

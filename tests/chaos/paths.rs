@@ -1,6 +1,4 @@
-//! The table of faults of a path: what is open goes on, and how soon. A row is printed with its figures.
-//!
-//! The short rows run with everything else, those of twenty runs with `make chaos`.
+//! Rows of a path: what is open goes on, and how soon.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,9 +10,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::task::{JoinHandle, JoinSet};
 
-use crate::carriers::Firewall;
+use crate::firewall::Firewall;
 use crate::link::{Conditions, Link};
 use crate::stage::{Stage, Target, Tunnel, noise, within};
+use crate::table::row;
 
 /// Two tunnels over one path, with a transfer, a login and a flow of packets on them that must not break.
 struct Subject {
@@ -162,21 +161,6 @@ impl Drop for Transfer {
     fn drop(&mut self) {
         self.moving.abort();
     }
-}
-
-/// `H52 PASS …: transfer p50 412 ms, p95 620 ms`.
-fn row(name: &str, what: &str, columns: &[(&str, Vec<Duration>)]) {
-    let figures: Vec<String> = columns
-        .iter()
-        .map(|(column, stalls)| {
-            let mut sorted = stalls.clone();
-            sorted.sort();
-            let at = |share: usize| sorted[(sorted.len() - 1) * share / 100].as_millis();
-            format!("{column} p50 {} ms, p95 {} ms", at(50), at(95))
-        })
-        .collect();
-    let runs = columns[0].1.len();
-    println!("{name} PASS {what}, {runs} runs: {}", figures.join("; "));
 }
 
 fn columns(stalls: &[Stalls]) -> [(&'static str, Vec<Duration>); 3] {
