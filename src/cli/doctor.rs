@@ -214,7 +214,8 @@ fn carriers(
 ) -> Result<Examination, (&'static str, Failure)> {
     let answers = |found: &Examination| {
         let admitted = milliseconds(found.admitted_in.as_secs_f64() * 1e3);
-        format!("{} answers, admitted in {admitted}", found.addr)
+        let rate = found.rate.map(|rate| format!(", {:.0} Mbit/s there and back", rate / 1e6));
+        format!("{} answers, admitted in {admitted}{}", found.addr, rate.unwrap_or_default())
     };
     let missing = |report: &mut Report, check, error: &StartError, fix| {
         report.note(check, Outcome::Warning, error.to_string(), Some(fix));
@@ -268,6 +269,7 @@ fn path(report: &mut Report, found: &Examination) {
     } else {
         report.note("versions", Outcome::Warning, versions, Some("upgrade the older one"));
     }
+    clocks(report, found);
     if let Some(tls) = &found.tls {
         report.ok("encryption", format!("{}, {}", tls.cipher_suite, tls.key_exchange));
     }
@@ -300,6 +302,19 @@ fn path(report: &mut Report, found: &Examination) {
             report.note("packet size", Outcome::Warning, detail, Some(fix));
         }
     }
+}
+
+/// Whether both ends have the same time: tickets and tokens expire by the router's.
+fn clocks(report: &mut Report, found: &Examination) {
+    let Some(ahead) = found.clock_ahead else { return };
+    let (by, whose) = (ahead.abs(), if ahead > 0.0 { "ahead" } else { "behind" });
+    if by < SAME_TIME {
+        return report.ok("router's clock", "as this one");
+    }
+    let by = humantime::format_duration(Duration::from_secs(by as u64));
+    let detail = format!("{by} {whose} of this one");
+    let fix = "let both hosts ask a time server: tickets and tokens expire by the router's clock";
+    report.note("router's clock", Outcome::Warning, detail, Some(fix));
 }
 
 /// Whether the sources of forward TCP tunnels answer the router, and those of reverse ones this machine.
@@ -351,6 +366,8 @@ fn nowhere() -> Target {
 const PROBES: usize = 40;
 /// Per cent.
 const LOSSY: f64 = 1.0;
+/// Seconds that nobody need care about.
+const SAME_TIME: f64 = 5.0;
 /// What QUIC takes for granted.
 const SMALLEST_MTU: u16 = 1_200;
 /// Below this a busy tunnel runs out.

@@ -1,13 +1,13 @@
 //! A look at the way to a router and beyond it, for `conduit doctor`: what a tunnel would meet, without one.
 
 use std::future::poll_fn;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use uuid::Uuid;
 
 use super::connect::{Attempt, Established, establish, retried};
 use super::once::{Line, Once};
-use super::probe::probe;
+use super::probe::{probe, rate};
 use super::{Access, StartError};
 use crate::session::{ReceiveError, Terms};
 use crate::task::Tasks;
@@ -28,6 +28,10 @@ pub struct Examination {
     pub tls: Option<Negotiated>,
     /// Round trips through a stream, in their order.
     pub round_trips: Vec<Duration>,
+    /// By how much the router's clock is ahead of this one, in seconds; less than a round trip tells nothing.
+    pub clock_ahead: Option<f64>,
+    /// Bits per second there and back, at least.
+    pub rate: Option<f64>,
     /// Why a probe did not come back.
     pub failed: Option<String>,
     /// The path, afterwards.
@@ -60,6 +64,7 @@ pub async fn examine(access: &Access, probes: usize) -> Result<Examination, Star
     let established = retried(|tries| establish(access, &introduction, attempt(tries))).await?;
     let admitted_in = start.elapsed();
     let Established { session, endpoint, addr, .. } = established;
+    let clock_ahead = clock_ahead(session.terms().router_time, session.path().rtt);
     let (mut round_trips, mut failed) = (Vec::with_capacity(probes), None);
     for _ in 0..probes {
         let sent = Instant::now();
@@ -71,7 +76,10 @@ pub async fn examine(access: &Access, probes: usize) -> Result<Examination, Star
         round_trips.push(sent.elapsed());
         tokio::time::sleep(BETWEEN_PROBES).await;
     }
+    let rate = if failed.is_none() { rate(&session, MEASURE).await } else { None };
     let examination = Examination {
+        clock_ahead,
+        rate,
         addr,
         admitted_in,
         terms: session.terms().clone(),
@@ -84,6 +92,18 @@ pub async fn examine(access: &Access, probes: usize) -> Result<Examination, Star
     endpoint.close().await;
     tasks.shutdown(Duration::from_secs(1)).await;
     Ok(examination)
+}
+
+/// What a router says came half a round trip ago.
+fn clock_ahead(router: SystemTime, rtt: Duration) -> Option<f64> {
+    if router == UNIX_EPOCH {
+        return None;
+    }
+    let then = SystemTime::now() - rtt / 2;
+    Some(match router.duration_since(then) {
+        Ok(ahead) => ahead.as_secs_f64(),
+        Err(behind) => -behind.duration().as_secs_f64(),
+    })
 }
 
 /// A target was not reached.
@@ -134,6 +154,8 @@ pub async fn reaches(once: &Once) -> Result<Duration, Unreached> {
 
 /// A router that answers takes a round trip.
 const PROBE_LIMIT: Duration = Duration::from_secs(3);
+/// How long the rate is measured.
+const MEASURE: Duration = Duration::from_secs(1);
 const BETWEEN_PROBES: Duration = Duration::from_millis(25);
 /// Longer than a router tries.
 const DIAL_LIMIT: Duration = Duration::from_secs(15);
@@ -149,6 +171,7 @@ mod tests {
             admitted_in: Duration::ZERO,
             terms: Terms {
                 session_id: [0; 16],
+                router_time: UNIX_EPOCH,
                 name: String::new(),
                 peer_version: String::new(),
                 owner: false,
@@ -156,6 +179,8 @@ mod tests {
                 binds: Vec::new(),
             },
             tls: None,
+            clock_ahead: None,
+            rate: None,
             round_trips: millis.iter().copied().map(Duration::from_millis).collect(),
             failed: None,
             path: PathStats {

@@ -37,9 +37,11 @@ pub(crate) use status::{packets, path_status, refusals, version};
 
 use crate::ends::{DialSettings, ListenError, Listener, UdpPort};
 use crate::registry::Call;
+use crate::session::Event;
 use crate::task::Tasks;
 use crate::transport::Carrier;
 use crate::tunnel::{Bind, Direction, Protocol, Span, TunnelId, TunnelSpec, TunnelState};
+use crate::wire::{Code, GoAway};
 use crate::{relay, session, telemetry};
 use connect::{Attempt, retried};
 use link::Link;
@@ -328,6 +330,11 @@ impl Shared {
     async fn shutdown(&self, drain: Duration) {
         self.accepting.cancel();
         self.set_state(TunnelState::Draining);
+        if let Some(session) = self.link.current() {
+            let (code, message) = (Code::ShuttingDown.number() as u32, GOOD_BYE.to_owned());
+            // A router that does not read hears it by the close.
+            session.say_now(Event::GoAway(GoAway { code, message, ..GoAway::default() }));
+        }
         let drained = tokio::time::timeout(drain, self.table.drained()).await.is_ok();
         self.connections.cancel();
         let _ = tokio::time::timeout(LAST_WORDS, self.table.drained()).await;
@@ -341,5 +348,7 @@ impl Shared {
 const BACKLOG: u32 = 4_096;
 /// Requests of the control socket that wait.
 const CALLS: usize = 32;
+/// What the router reads.
+const GOOD_BYE: &str = "the tunnel is stopped";
 /// For resets and the good-bye to leave.
 const LAST_WORDS: Duration = Duration::from_secs(1);

@@ -5,6 +5,7 @@ use std::future::poll_fn;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use tokio::task::JoinSet;
 
 use super::declare::TUNNEL;
 use crate::identity::random_bytes;
@@ -19,7 +20,11 @@ pub(super) async fn probe(session: Option<Session>, limit: Duration) -> Probe {
     };
     let started = Instant::now();
     let router = session.connection().remote_addr();
-    match tokio::time::timeout(limit, round_trip(&session)).await {
+    let payload = match random_bytes::<16>() {
+        Ok(bytes) => Bytes::copy_from_slice(&bytes),
+        Err(error) => return failed(error.to_string()),
+    };
+    match tokio::time::timeout(limit, round_trip(&session, payload)).await {
         Ok(Ok(())) => {
             Probe { ok: true, rtt_ms: Some(started.elapsed().as_secs_f64() * 1e3), error: None }
         }
@@ -32,15 +37,41 @@ fn failed(reason: String) -> Probe {
     Probe { ok: false, rtt_ms: None, error: Some(reason) }
 }
 
-async fn round_trip(session: &Session) -> Result<(), String> {
-    let payload: [u8; 16] = random_bytes().map_err(|error| error.to_string())?;
+/// How much goes there and back in a second, in bits, with many probes under way at a time: a lower bound.
+pub(super) async fn rate(session: &Session, time: Duration) -> Option<f64> {
+    let payload: [u8; LARGE] = random_bytes().ok()?;
+    let payload = Bytes::copy_from_slice(&payload);
+    let (start, mut probes) = (Instant::now(), JoinSet::new());
+    for _ in 0..AT_ONCE {
+        let (session, payload) = (session.clone(), payload.clone());
+        probes.spawn(async move {
+            let mut bytes = 0;
+            while start.elapsed() < time {
+                round_trip(&session, payload.clone()).await.ok()?;
+                bytes += payload.len();
+            }
+            Some(bytes)
+        });
+    }
+    let mut bytes = 0;
+    let all = async {
+        while let Some(moved) = probes.join_next().await {
+            bytes += moved.ok()??;
+        }
+        Some(())
+    };
+    tokio::time::timeout(time * 4, all).await.ok()??;
+    Some(bytes as f64 * 8.0 / start.elapsed().as_secs_f64())
+}
+
+async fn round_trip(session: &Session, payload: Bytes) -> Result<(), String> {
     let header = StreamHeader {
         version: VERSION,
         tunnel: TUNNEL,
         class: StreamClass::Probe.into(),
         ..StreamHeader::default()
     };
-    let sent = session.open(header, Bytes::copy_from_slice(&payload)).await;
+    let sent = session.open(header, payload.clone()).await;
     let (mut sender, mut receiver) = sent.map_err(|error| error.to_string())?;
     sender.finish();
     let mut queue = VecDeque::new();
@@ -52,5 +83,14 @@ async fn round_trip(session: &Session) -> Result<(), String> {
         receiver.delivered(received as u64, true);
     }
     let echoed: Vec<u8> = queue.into_iter().flatten().collect();
-    if echoed == payload { Ok(()) } else { Err("other bytes came back than were sent".to_owned()) }
+    if echoed[..] == payload[..] {
+        Ok(())
+    } else {
+        Err("other bytes came back than were sent".to_owned())
+    }
 }
+
+/// Bytes of a probe that measures; a router takes 64 KiB.
+const LARGE: usize = 60 << 10;
+/// Such probes at a time: two megabytes are under way.
+const AT_ONCE: usize = 32;

@@ -85,6 +85,8 @@ impl Client {
             }
             Event::GoAway(leave) => {
                 tracing::debug!(client = %self.name, reason = leave.message, "the client is about to leave");
+                // New visitors are for others, or turned away; who is here is served to the end. [SES-33]
+                self.retain(|declared| declared.dials().is_some() || !declared.waits());
             }
             Event::FlowOpen(open) => flows::open(self, open),
             Event::FlowClose(close) => flows::closed(self, &close),

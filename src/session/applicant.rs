@@ -1,6 +1,7 @@
 //! The router's side of the handshake: who knocks, what they can prove, and the answer.
 
 use std::convert::Infallible;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
@@ -202,6 +203,7 @@ impl Applicant {
                 undelivered: self.settings.window_max,
             }),
             conduit_version: env!("CARGO_PKG_VERSION").to_owned(),
+            time_ms: milliseconds(SystemTime::now()),
         };
         let answer = control::framed(message::Message::Accepted(accepted));
         let sent =
@@ -213,6 +215,7 @@ impl Applicant {
         self.connection.admit();
         let terms = Terms {
             session_id,
+            router_time: SystemTime::now(),
             name: admission.name,
             peer_version: self.hello.conduit_version,
             owner: admission.owner,
@@ -244,6 +247,11 @@ impl Applicant {
     pub fn refuse_ticket(self, reason: &str) {
         self.connection.close(Code::TicketSpent.number(), reason);
     }
+}
+
+fn milliseconds(time: SystemTime) -> u64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// As many rules of all lists as a message before `Accepted` has room for, and how many there are besides: they are for

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::{Bytes, BytesMut};
 use prost::Message;
@@ -124,6 +124,9 @@ pub async fn initiate(
     let permissions = accepted.permissions.unwrap_or_default();
     let terms = Terms {
         session_id: accepted.session_id.as_ref().try_into().unwrap_or_default(),
+        router_time: UNIX_EPOCH
+            .checked_add(Duration::from_millis(accepted.time_ms))
+            .unwrap_or(UNIX_EPOCH),
         name: accepted.name,
         peer_version: accepted.conduit_version,
         owner: permissions.owner,

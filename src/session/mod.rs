@@ -25,7 +25,7 @@ mod window;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
@@ -81,6 +81,8 @@ impl Drop for Inner {
 pub struct Terms {
     /// 16 random bytes, the router's choice.
     pub session_id: [u8; 16],
+    /// The router's clock when it admitted the client; the epoch when it did not say.
+    pub router_time: SystemTime,
     /// The name under which the router knows the client.
     pub name: String,
     /// Version of the peer's program.

@@ -112,6 +112,9 @@ pub struct Accepted {
     /// Version of the router's program.
     #[prost(string, tag = "7")]
     pub conduit_version: ::prost::alloc::string::String,
+    /// The router's clock, milliseconds since 1970; 0: not said.
+    #[prost(uint64, tag = "8")]
+    pub time_ms: u64,
 }
 /// What a client may do, in the router's words; for `status` and for early errors only: the router decides.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

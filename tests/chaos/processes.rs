@@ -260,6 +260,8 @@ fn clocks_that_jump_break_nothing() {
         if jump.starts_with("+4") {
             // A year later the ticket is of no use any more.
             world.client("D").join(&ticket, target.addr()).exits(77).says("expired");
+            let doctor = client.conduit(&["doctor"]).succeeds();
+            assert!(doctor.stdout.contains("ahead of this one"), "{doctor}");
         }
     }
     assert_eq!(tunnel.listed().expect("the tunnel")["session"], session, "it is the same session");

@@ -25,10 +25,20 @@ fn doctor_finds_a_way_that_works_and_says_what_does_not() {
     let well = client.conduit(&["doctor", "--source", &source, "-o", "json"]).succeeds();
     let found = checks(&well);
     let ok = |name: &str| found.iter().any(|(check, result)| check == name && result == "ok");
-    for name in ["key", "router over UDP", "router's identity", "versions", "round trip", "loss"] {
+    let names = [
+        "key",
+        "router over UDP",
+        "router over TCP",
+        "router's identity",
+        "versions",
+        "round trip",
+        "loss",
+    ];
+    for name in names.into_iter().chain(["router's clock"]) {
         assert!(ok(name), "{name}: {found:?}");
     }
     assert!(ok(&format!("source {source}")), "{found:?}");
+    assert_eq!(well.stdout.matches("Mbit/s there and back").count(), 2, "{well}");
     assert_eq!(target.connects(), 1, "it was really connected");
 
     let closed = free_port().to_string();

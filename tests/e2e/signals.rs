@@ -31,6 +31,22 @@ fn ctrl_c_at_a_tunnel_in_the_foreground_drains_and_leaves_nothing() {
 }
 
 #[test]
+fn a_published_tunnel_that_drains_gets_no_more_visitors_and_serves_those_that_it_has() {
+    let world = World::new();
+    let target = Service::echo();
+    let (_router, _client, tunnel) = world.publication_of(target.addr());
+    let mut open = tunnel.connect();
+    open.write_all(b"a").expect("a byte");
+    open.read_exact(&mut [0]).expect("its echo");
+    tunnel.signal(Signal::TERM);
+    eventually("visitors are refused at the router", || TcpStream::connect(tunnel.bind).is_err());
+    assert!(tunnel.runs(), "it waits for what is open");
+    echo(&open, &[7; 1_000_000]).expect("what is open goes on to its end");
+    eventually("it ends", || !tunnel.runs());
+    assert_eq!(target.connects(), 1);
+}
+
+#[test]
 fn a_second_ctrl_c_ends_a_drain_at_once() {
     let world = World::new();
     let target = Service::echo();
