@@ -12,7 +12,7 @@ use crate::transport::Activity;
 pub(super) struct Silence {
     session: Session,
     seen: Activity,
-    /// When the first packet left that nothing has answered since.
+    /// When the first question left that nothing has answered since.
     since: Option<Instant>,
     is_silent: bool,
     patience: Duration,
@@ -45,7 +45,7 @@ impl Silence {
         let before = self.is_silent;
         if seen.heard != self.seen.heard {
             (self.seen, self.since, self.is_silent) = (seen, None, false);
-        } else if seen.sent != self.seen.sent {
+        } else if seen.asked != self.seen.asked {
             let since = *self.since.get_or_insert(now);
             self.is_silent = now.duration_since(since) >= self.patience;
         }

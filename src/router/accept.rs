@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::gate::{Gate, Turn, Verdict};
+use super::gate::{Gate, Seat, Verdict};
 use super::{Shared, admit, serve};
 use crate::session::{HandshakeError, accept as applicant};
 use crate::task::Tasks;
@@ -33,19 +33,18 @@ pub(super) async fn accept(shared: Arc<Shared>, tasks: Tasks) {
             Verdict::Prove => arrival.ask_for_proof(),
             Verdict::Refuse => arrival.refuse(),
             Verdict::Enter => {
-                let turn = gate.turn(Instant::now());
+                let seat = gate.seat(arrival.remote_addr());
                 tasks.spawn_until_cancelled(
                     "client",
-                    client(Arc::clone(&shared), tasks.clone(), arrival, turn),
+                    client(Arc::clone(&shared), tasks.clone(), arrival, seat),
                 );
             }
         }
     }
 }
 
-async fn client(shared: Arc<Shared>, tasks: Tasks, arrival: Arrival, turn: Turn) {
+async fn client(shared: Arc<Shared>, tasks: Tasks, arrival: Arrival, seat: Seat) {
     let addr = arrival.remote_addr();
-    let Some(seat) = turn.seat(addr).await else { return arrival.refuse() };
     let Some(connection) = arrival.handshake().await else {
         return tracing::debug!(%addr, "handshake failed");
     };

@@ -1,4 +1,4 @@
-//! Who may cost cryptography, and when.
+//! Who may cost cryptography.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -18,15 +18,6 @@ pub(super) struct Gate {
     lanes: Arc<Mutex<Places>>,
     second: Instant,
     in_second: u32,
-    /// When the next handshake is due.
-    next_turn: Instant,
-}
-
-/// When somebody may shake hands, and where the seats are.
-#[derive(Debug)]
-pub(super) struct Turn {
-    wait: Duration,
-    half_open: Arc<Mutex<Places>>,
 }
 
 /// How many there are of something, in all and by source.
@@ -81,13 +72,11 @@ impl Drop for Seat {
 
 impl Gate {
     pub(super) fn new() -> Self {
-        let now = Instant::now();
         Self {
             half_open: Arc::default(),
             lanes: Arc::default(),
-            second: now,
+            second: Instant::now(),
             in_second: 0,
-            next_turn: now,
         }
     }
 
@@ -116,9 +105,8 @@ impl Gate {
         if self.judge(addr, true, Instant::now()) != Verdict::Enter || !self.has_lane_for(addr) {
             return;
         }
-        let (turn, place) = (self.turn(Instant::now()), Seat::taken(&self.lanes, addr));
+        let (seat, place) = (self.seat(addr), Seat::taken(&self.lanes, addr));
         tasks.spawn_until_cancelled("tls", async move {
-            let Some(seat) = turn.seat(addr).await else { return };
             let Some(lane) = caller.handshake().await else {
                 return tracing::debug!(%addr, "no TLS came about");
             };
@@ -134,30 +122,8 @@ impl Gate {
         lanes.all < LANES_MOST && lanes.of(addr) < LANES_OF_ONE
     }
 
-    /// The next one's turn: when a thousand come back at once, few handshakes begin at a time, and they are soon done.
-    pub(super) fn turn(&mut self, now: Instant) -> Turn {
-        let earliest = now.checked_sub(EACH * AT_ONCE).unwrap_or(now);
-        let wait = self.next_turn.saturating_duration_since(now);
-        // Who would have to wait for longer gets no turn of its own: its patience would be over.
-        let wait = if wait > LONGEST_WAIT { Duration::ZERO } else { wait };
-        if self.next_turn < now + LONGEST_WAIT {
-            self.next_turn = self.next_turn.max(earliest) + EACH;
-        }
-        Turn { wait, half_open: Arc::clone(&self.half_open) }
-    }
-}
-
-impl Turn {
-    /// Waits for it. `None`: there is no room any more. Cancel-safe.
-    pub(super) async fn seat(&self, addr: SocketAddr) -> Option<Seat> {
-        if !self.wait.is_zero() {
-            tokio::time::sleep(self.wait).await;
-        }
-        let has_room = {
-            let half_open = lock(&self.half_open);
-            half_open.all < HALF_OPEN_MOST && half_open.of(addr) < HALF_OPEN_OF_ONE
-        };
-        has_room.then(|| Seat::taken(&self.half_open, addr))
+    pub(super) fn seat(&self, addr: SocketAddr) -> Seat {
+        Seat::taken(&self.half_open, addr)
     }
 }
 
@@ -173,11 +139,6 @@ fn lock(places: &Mutex<Places>) -> MutexGuard<'_, Places> {
     places.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Some 180 handshakes a second, of which some may begin at once: at most 200 in any second.
-const EACH: Duration = Duration::from_micros(5_555);
-const AT_ONCE: u32 = 20;
-/// A client gives an attempt three seconds.
-const LONGEST_WAIT: Duration = Duration::from_millis(1_500);
 /// Handshakes at one time; OpenSSH's MaxStartups is 100.
 const HALF_OPEN_MOST: usize = 256;
 /// Of one source: it cannot keep everybody else out, and as many can come at once from behind one NAT.
@@ -198,45 +159,11 @@ mod tests {
         SocketAddr::from(([192, 0, 2, host], 1))
     }
 
-    fn seat(gate: &Gate, addr: SocketAddr) -> Seat {
-        Seat::taken(&gate.half_open, addr)
-    }
-
-    #[test]
-    fn of_a_thousand_who_come_at_once_no_second_sees_more_than_200() {
-        let (mut gate, start) = (Gate::new(), Instant::now());
-        // They come within five seconds, as after a restart; the first at once.
-        let begins: Vec<Duration> = (0..1_000_u64)
-            .map(|n| {
-                let comes = Duration::from_millis(n * 5);
-                comes + gate.turn(start + comes).wait
-            })
-            .collect();
-        let in_second = |from: &Duration| {
-            begins.iter().filter(|at| *at >= from && **at < *from + Duration::from_secs(1)).count()
-        };
-        let busiest = begins.iter().map(in_second).max().unwrap_or_default();
-        assert!((150..=200).contains(&busiest), "{busiest}");
-        let mut waits = (0..1_000).map(|_| gate.turn(start + Duration::from_secs(60)).wait);
-        assert!(waits.all(|wait| wait <= LONGEST_WAIT), "nobody waits for ever");
-        assert!(Gate::new().turn(Instant::now()).wait.is_zero(), "one alone does not wait");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn who_waited_finds_a_seat_or_is_told_that_there_is_none() {
-        let mut gate = Gate::new();
-        let turn = gate.turn(Instant::now());
-        let taken: Vec<Seat> = (0..HALF_OPEN_OF_ONE).map(|_| seat(&gate, from(1))).collect();
-        assert!(turn.seat(from(1)).await.is_none() && turn.seat(from(2)).await.is_some());
-        drop(taken);
-        assert!(turn.seat(from(1)).await.is_some());
-    }
-
     #[test]
     fn under_load_strangers_prove_their_address_and_then_nobody_enters() {
         let (mut gate, now) = (Gate::new(), Instant::now());
         let sit = |gate: &Gate, count: usize| -> Vec<Seat> {
-            (0..count).map(|n| seat(gate, from((n % 200) as u8))).collect()
+            (0..count).map(|n| gate.seat(from((n % 200) as u8))).collect()
         };
         let mut seats = sit(&gate, HALF_OPEN_FREE);
         assert_eq!(gate.judge(from(250), false, now), Verdict::Prove);
@@ -251,7 +178,7 @@ mod tests {
     #[test]
     fn one_source_cannot_take_every_place() {
         let (mut gate, now) = (Gate::new(), Instant::now());
-        let _seats: Vec<Seat> = (0..HALF_OPEN_OF_ONE).map(|_| seat(&gate, from(1))).collect();
+        let _seats: Vec<Seat> = (0..HALF_OPEN_OF_ONE).map(|_| gate.seat(from(1))).collect();
         assert_eq!(gate.judge(from(1), true, now), Verdict::Refuse);
         assert_eq!(gate.judge(from(2), true, now), Verdict::Enter);
         let neighbours =

@@ -30,7 +30,7 @@ enum Turn {
     /// This end, so many times more.
     Ours(u32),
     /// QUIC, after so many packets.
-    Quic { sent: u64 },
+    Quic { asked: u64 },
     /// The peer is back, and is asked so many times more.
     Back(u32),
 }
@@ -58,7 +58,7 @@ impl Pulse {
 
     /// Books what a look has found. True: the peer has to be asked, whatever is in flight.
     fn asks(&mut self, now: Activity) -> bool {
-        if now.heard != self.seen.heard || now.sent == self.seen.sent {
+        if now.heard != self.seen.heard || now.asked == self.seen.asked {
             // That the peer is back does not tell what it has missed: what fills the window may be lost, all of it, and
             // QUIC's own probe be as far away as the silence was long.
             let asks = match self.turn {
@@ -73,12 +73,12 @@ impl Pulse {
         match self.turn {
             Turn::Patience(0) | Turn::Back(_) => self.turn = Turn::Ours(ROW),
             Turn::Patience(looks) => self.turn = Turn::Patience(looks - 1),
-            Turn::Ours(0) => self.turn = Turn::Quic { sent: now.sent },
+            Turn::Ours(0) => self.turn = Turn::Quic { asked: now.asked },
             Turn::Ours(left) => {
                 self.turn = Turn::Ours(left - 1);
                 return true;
             }
-            Turn::Quic { sent } if sent == now.sent => {}
+            Turn::Quic { asked } if asked == now.asked => {}
             Turn::Quic { .. } => {
                 self.row *= 2;
                 self.turn = Turn::Ours(self.row);
@@ -107,8 +107,8 @@ const BACK: u32 = 2;
 mod tests {
     use super::*;
 
-    const fn at(sent: u64, heard: u64) -> Activity {
-        Activity { sent, heard }
+    const fn at(asked: u64, heard: u64) -> Activity {
+        Activity { asked, heard }
     }
 
     #[test]

@@ -45,11 +45,12 @@ pub struct PathStats {
     pub udp_bytes: (u64, u64),
 }
 
-/// How much was said and heard since the connection began.
+/// How much was asked and heard since the connection began.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Activity {
-    /// Packets sent.
-    pub sent: u64,
+    /// Frames sent that a peer answers at once, with an acknowledgement at least. Acknowledgements are none, nor are probes for
+    /// larger packets, which get lost on a path that is well.
+    pub asked: u64,
     /// UDP datagrams received.
     pub heard: u64,
 }
@@ -221,10 +222,25 @@ impl Connection {
         Steering::of(self.inner.congestion_state())
     }
 
-    /// How much was said and heard.
+    /// How much was asked and heard.
     pub fn activity(&self) -> Activity {
         let stats = self.inner.stats();
-        Activity { sent: stats.path.sent_packets, heard: stats.udp_rx.datagrams }
+        let frames = &stats.frame_tx;
+        let asked = [
+            frames.stream,
+            frames.datagram,
+            // A probe for larger packets is a ping, too.
+            frames.ping.saturating_sub(stats.path.sent_plpmtud_probes),
+            frames.path_challenge,
+            frames.reset_stream,
+            frames.stop_sending,
+            frames.max_data,
+            frames.max_stream_data,
+            frames.max_streams_bidi,
+            frames.new_connection_id,
+            frames.retire_connection_id,
+        ];
+        Activity { asked: asked.iter().sum(), heard: stats.udp_rx.datagrams }
     }
 
     /// The shortest round-trip time so far.

@@ -52,6 +52,28 @@ async fn where_there_is_no_udp_tls_carries_the_tunnel_until_there_is() {
     assert!(tunnel.metrics().contains("conduit_carrier_changes_total 1"), "{}", tunnel.metrics());
 }
 
+/// What is asked, not what is sent, shows that nobody answers: an idle end sends acknowledgements, and probes for larger
+/// packets that a good path drops.
+#[tokio::test]
+async fn idle_tunnels_stay_on_quic() {
+    let (stage, target) = (Stage::new().await, Target::echo().await);
+    let mut tunnels = Vec::new();
+    for _ in 0..6 {
+        tunnels.push(stage.tunnel_to(target.addr).await);
+    }
+    for second in 0..6 {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(tunnels.iter().all(|it| it.carrier() == Carrier::Quic), "second {second}");
+    }
+    for tunnel in &tunnels {
+        assert!(
+            tunnel.metrics().contains("conduit_carrier_changes_total 0"),
+            "{}",
+            tunnel.metrics()
+        );
+    }
+}
+
 #[tokio::test]
 async fn where_udp_is_blocked_in_the_middle_tls_goes_on_with_what_is_open() {
     let (firewall, target) = (Firewall::new().await, Target::echo().await);
