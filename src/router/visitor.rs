@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use tokio::sync::oneshot;
 
 use super::Shared;
 use super::publish::Server;
@@ -17,6 +18,8 @@ use crate::wire::{StreamClass, StreamHeader, VERSION};
 /// A visitor's socket that is connected with a stream of the client.
 struct Connected {
     copying: Copying,
+    /// Says that the client serves it.
+    served: oneshot::Receiver<()>,
     visitor: Visitor,
     server: Server,
     entry: Entry,
@@ -26,8 +29,14 @@ struct Connected {
 pub(super) async fn serve(shared: Arc<Shared>, place: (Route, Server), stream: Stream, peer: Peer) {
     // Boxed, and so gone when it is over: a task keeps the size of its largest step.
     let connected = Box::pin(connect(&shared, place, stream, peer)).await;
-    let Some(Connected { copying, visitor, server, entry }) = connected else { return };
-    let Transferred { ended_by, halted, .. } = copying.await;
+    let Some(connected) = connected else { return };
+    let Connected { mut copying, served, visitor, server, entry } = connected;
+    let served = Box::pin(until_served(&mut copying, served, &server.session, &entry));
+    let transferred = match served.await {
+        Some(transferred) => transferred,
+        None => copying.await,
+    };
+    let Transferred { ended_by, halted, .. } = transferred;
     if let Some(halted) = halted {
         return shared.leavings.keep(halted, &entry, format!("for {}", server.client));
     }
@@ -41,6 +50,28 @@ pub(super) async fn serve(shared: Arc<Shared>, place: (Route, Server), stream: S
             tracing::debug!(client = server.client, %visitor, %ended_by, "visitor's connection ended")
         }
     }
+}
+
+/// The visitor's connection until the client serves it, which is `None`. A client that has died never does: then the
+/// visitor waits no longer than for one that is away.
+async fn until_served(
+    copying: &mut Copying,
+    served: oneshot::Receiver<()>,
+    session: &Session,
+    entry: &Entry,
+) -> Option<Transferred> {
+    let is_away = async {
+        while !session.is_lost() {
+            tokio::time::sleep(OUTAGE_WAIT).await;
+        }
+    };
+    tokio::select! {
+        transferred = &mut *copying => return Some(transferred),
+        // Dropped, it tells of an end, which the copying tells too.
+        Ok(()) = served => return None,
+        () = is_away => entry.stop.cancel(),
+    }
+    Some(copying.await)
 }
 
 /// Asks the client for its side of the connection; `None` when the visitor was turned away, or is gone.
@@ -74,15 +105,16 @@ async fn connect(
             return None;
         }
     };
-    let (server, sender, receiver) = match opened {
+    let (server, sender, mut receiver) = match opened {
         Ok(opened) => opened,
         Err((server, reason)) => {
             refuse(shared, &server, stream, &reason);
             return None;
         }
     };
+    let served = receiver.served();
     let copying = pipe(stream, sender, receiver, settings.relay, &entry);
-    Some(Connected { copying, visitor, server, entry })
+    Some(Connected { copying, served, visitor, server, entry })
 }
 
 /// A stream of a client that serves the port; waits for one that was lost and may come back.

@@ -34,8 +34,8 @@ pub enum ProxyKind {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ParseProxyError {
     /// Another scheme, or none.
-    #[error("{0:?} does not begin with http:// or socks5://")]
-    Scheme(String),
+    #[error("it does not begin with http:// or socks5://, as in http://proxy.example:3128")]
+    Scheme,
     /// A password stands where everybody reads it.
     #[error(
         "a proxy's password does not belong here, where others can read it: use proxy_password_file, or the variable \
@@ -59,7 +59,7 @@ impl FromStr for Proxy {
             "http" => ProxyKind::Http,
             // The `h` says that the proxy resolves names, which it does where this machine cannot.
             "socks5" | "socks5h" => ProxyKind::Socks5,
-            _ => return Err(ParseProxyError::Scheme(scheme.to_owned())),
+            _ => return Err(ParseProxyError::Scheme),
         };
         let rest = rest.strip_suffix('/').unwrap_or(rest);
         let (user, addr) = match rest.rsplit_once('@') {

@@ -219,7 +219,7 @@ fn a_program_that_cannot_go_on_changes_nothing() {
         ("/bin/false", "failed"),
         ("/dev/null", "failed"),
         (older.as_str(), "conduit 0.0.9 cannot go on"),
-        (text.as_str(), "is no Conduit"),
+        (text.as_str(), "is it Conduit?"),
         (hangs.as_str(), "takes longer than 5 s"),
         (refuses.as_str(), "no such key"),
     ] {

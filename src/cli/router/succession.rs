@@ -108,8 +108,9 @@ mod unix {
     /// when it does not. [UPG-1]
     pub(super) async fn examined(program: &Path, file: Option<&Path>) -> Result<String, RpcError> {
         let said = run(program, &["version", "-o", "json"]).await?;
-        let version: Version = serde_json::from_slice(&said.stdout)
-            .map_err(|error| refused(format!("{} is no Conduit: {error}", program.display())))?;
+        let version: Version = serde_json::from_slice(&said.stdout).map_err(|_| {
+            refused(format!("{} does not say a version: is it Conduit?", program.display()))
+        })?;
         if version.handover != Some(Heritage::FORMAT) {
             let theirs = version.version;
             return Err(refused(format!(
