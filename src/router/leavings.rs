@@ -1,5 +1,6 @@
 //! Connections that were stopped for the next process to go on.
 
+#[cfg(unix)]
 use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -13,6 +14,7 @@ pub(super) struct Leavings(Mutex<Vec<Leaving>>);
 
 /// One of them.
 #[derive(Debug)]
+#[cfg_attr(not(unix), allow(dead_code, reason = "nothing is handed over there"))]
 pub(super) struct Leaving {
     pub(super) halted: Box<Halted>,
     live: Live,
@@ -28,6 +30,7 @@ impl Leavings {
     }
 
     /// Those that were kept.
+    #[cfg(unix)]
     pub(super) fn take(&self) -> Vec<Leaving> {
         std::mem::take(&mut *self.lock())
     }

@@ -5,12 +5,15 @@ use std::net::SocketAddr;
 use crate::config::Environment;
 use crate::fleet::{Failure, Kind, given_sockets};
 use crate::registry::{Claim, Registry};
-use crate::router::{self, Heritage};
+use crate::router;
+#[cfg(unix)]
+use crate::router::Heritage;
 use crate::transport::Sockets;
 
 /// Most often nothing.
 pub(super) enum Inheritance {
     /// This process ran a router before.
+    #[cfg(unix)]
     Router(Heritage),
     /// The service manager has bound these, if any.
     Sockets(Sockets),
@@ -18,6 +21,9 @@ pub(super) enum Inheritance {
 
 impl Inheritance {
     pub(super) fn of_process(environment: &Environment) -> Result<Self, Failure> {
+        #[cfg(not(unix))]
+        let _ = environment;
+        #[cfg(unix)]
         if let Some(number) = environment.handover() {
             let heritage = Heritage::read(number);
             return Ok(Self::Router(heritage.map_err(router::StartError::from)?));
@@ -36,21 +42,34 @@ impl Inheritance {
 
     /// The name that the program before has held.
     pub(super) fn claim(&self, registry: &Registry) -> Option<Result<Claim, Failure>> {
-        let Self::Router(heritage) = self else { return None };
-        Some(registry.take_over(&heritage.claim()).map_err(Failure::from))
+        match self {
+            #[cfg(unix)]
+            Self::Router(heritage) => {
+                Some(registry.take_over(&heritage.claim()).map_err(Failure::from))
+            }
+            Self::Sockets(_) => {
+                let _ = registry;
+                None
+            }
+        }
     }
 
     /// Where a socket is bound already.
     pub(super) fn bind(&self, claim: &Claim) -> Option<SocketAddr> {
         match self {
+            #[cfg(unix)]
             Self::Router(_) => claim.record().config.bind.as_ref()?.first().socket_addr(),
-            Self::Sockets(sockets) => sockets.udp.as_ref()?.local_addr().ok(),
+            Self::Sockets(sockets) => {
+                let _ = claim;
+                sockets.udp.as_ref()?.local_addr().ok()
+            }
         }
     }
 
     /// The version that ran before.
     pub(super) fn before(&self) -> Option<String> {
         match self {
+            #[cfg(unix)]
             Self::Router(heritage) => Some(heritage.from().to_owned()),
             Self::Sockets(_) => None,
         }
@@ -58,6 +77,7 @@ impl Inheritance {
 
     pub(super) fn given_to(self, settings: router::Settings) -> router::Settings {
         match self {
+            #[cfg(unix)]
             Self::Router(heritage) => router::Settings { heritage: Some(heritage), ..settings },
             Self::Sockets(sockets) => router::Settings { sockets, ..settings },
         }
