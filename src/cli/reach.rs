@@ -16,7 +16,8 @@ pub(super) struct RouterArgs {
     /// The key that the router must show
     #[arg(long, value_name = "ID")]
     router_identity: Option<Identity>,
-    /// What TLS goes through: http://[USER@]HOST:PORT or socks5://[USER@]HOST:PORT
+    /// What TLS goes through: http://[USER@]HOST:PORT or socks5://[USER@]HOST:PORT; QUIC is tried without it, unless
+    /// --carrier tls
     #[arg(long, value_name = "URL")]
     proxy: Option<Proxy>,
     /// This client's private key [default: client.key in CONDUIT_HOME]

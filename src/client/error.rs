@@ -148,6 +148,9 @@ impl StartError {
                 "end the other one, or give both the same --group to serve side by side"
             }
             Self::Resolve { .. } => "check the router's name, and the name server of this host",
+            Self::Unreachable { reason } if reason.contains("proxy ") => {
+                "look at the proxy: is it there, does it know this user, and does it let CONNECT to that port through?"
+            }
             Self::Unreachable { .. } => {
                 "is the router running, is its UDP port open in every firewall on the way, and is the port right?"
             }

@@ -203,7 +203,9 @@ impl Host {
         let reason = self.running.last_error().filter(|_| state != TunnelState::Draining);
         let noted = self.claim.update(|record| {
             record.status = state;
-            record.last_error = reason.or(record.last_error.take());
+            // What is over does not explain what comes later.
+            let before = record.last_error.take().filter(|_| state != TunnelState::Ready);
+            record.last_error = reason.or(before);
         });
         if let Err(failed) = noted {
             warn!(error = %failed, "the record could not be written");

@@ -82,7 +82,7 @@ fn what_a_proxy_refuses_is_said_with_its_name() {
     ] {
         let start = client.start(target.addr()).args(["--carrier", "tls", "--proxy", &url]);
         let outcome = start.exits(69).says(word);
-        assert!(outcome.stderr.contains("proxy "), "{outcome}");
+        assert!(outcome.stderr.contains("look at the proxy"), "{outcome}");
     }
 }
 
