@@ -1,7 +1,7 @@
 //! Descriptors that the next program of this process inherits, by their numbers.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 
 use rustix::io::FdFlags;
 
@@ -11,6 +11,12 @@ pub fn leave(descriptor: impl AsFd) -> io::Result<u32> {
     // What dup(2) returns is inherited.
     let copy = rustix::io::dup(descriptor)?;
     Ok(copy.into_raw_fd().cast_unsigned())
+}
+
+/// The same without a copy, for many: whoever owns the descriptor keeps it open until then.
+pub fn leave_open(descriptor: impl AsFd) -> io::Result<u32> {
+    rustix::io::fcntl_setfd(&descriptor, FdFlags::empty())?;
+    Ok(descriptor.as_fd().as_raw_fd().cast_unsigned())
 }
 
 /// Takes what the program before has left. Fails when there is nothing of that number, or it is this program's own.
@@ -48,6 +54,10 @@ mod tests {
         let own = file.into_raw_fd();
         assert!(adopt(own.cast_unsigned()).is_err(), "std's files close on exec");
         drop(adopted);
+        let other = tempfile::tempfile().expect("a file");
+        let number = leave_open(&other).expect("a number");
+        std::mem::forget(other);
+        drop(adopt(number).expect("adopted"));
         for number in [0, 1, 2, 900_000, u32::MAX] {
             assert!(adopt(number).is_err(), "{number}");
         }

@@ -21,7 +21,7 @@ mod visitor;
 pub use dial::{Candidate, DialError, DialSettings, dial, dial_udp, resolve};
 pub use gather::let_packets_gather;
 #[cfg(unix)]
-pub use inherit::{adopt, leave};
+pub use inherit::{adopt, leave, leave_open};
 pub use listen::{ListenError, Listener};
 pub use proxy::{
     HEADER_LIMIT, ProxyError, ProxyHeader, Transport, Visit, accept_header, header, parse_datagram,

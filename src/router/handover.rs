@@ -150,11 +150,14 @@ impl Running {
 impl Shared {
     /// The sessions that go on, each with its streams.
     fn pasts(&self) -> io::Result<Vec<handover::Past>> {
-        let leavings = self.leavings.take();
+        let mut leavings = self.leavings.take();
         let mut pasts = Vec::new();
         for ((identity, instance), Returning { client, past }) in self.sessions.pasts() {
-            let own = leavings.iter().filter(|leaving| leaving.halted.stream.is_of(&past));
-            let streams = own.map(Leaving::left).collect::<io::Result<Vec<_>>>()?;
+            let own: Vec<_> =
+                leavings.extract_if(.., |leaving| leaving.halted.stream.is_of(&past)).collect();
+            let streams = own.iter().map(Leaving::left).collect::<io::Result<Vec<_>>>()?;
+            // Open until the next program has them. Dropped, they would be finished or reset while their peers hear it.
+            std::mem::forget(own);
             pasts.push(handover::Past {
                 identity: identity.as_bytes().to_vec().into(),
                 instance: instance.as_bytes().to_vec().into(),
@@ -162,8 +165,10 @@ impl Shared {
                 ..past.left(streams)
             });
         }
-        // Dropped, they would be finished or reset while their peers still hear it.
-        std::mem::forget(leavings);
+        // What does not outlive its connection is cut off, and must not look complete.
+        for leaving in leavings {
+            leaving.breaks();
+        }
         Ok(pasts)
     }
 
@@ -258,8 +263,11 @@ fn goes_on(
     end: &End,
 ) -> io::Result<impl Future<Output = ()> + Send + use<>> {
     let socket = Stream::adopted(adopt(end.socket)?, end.is_unix)?;
-    let contradicts = || io::Error::other("what was left of it contradicts itself");
-    let TakenUp { sender, receiver, waiting } = past.take_up(stream).ok_or_else(contradicts)?;
+    let Some(TakenUp { sender, receiver, waiting }) = past.take_up(stream) else {
+        // A plain end would look as if everything had come.
+        socket.reset();
+        return Err(io::Error::other("what was left of it contradicts itself"));
+    };
     let faces = if end.faces_user { Faces::User } else { Faces::Target };
     let entry = shared.table.enter(Protocol::Tcp, faces, end.peer.clone(), &shared.connections);
     entry.counters.resume(end.sent, end.received);

@@ -42,13 +42,19 @@ impl Leavings {
 
 #[cfg(unix)]
 impl Leaving {
+    /// Nobody goes on with it: its socket is reset, and its stream with it.
+    pub(super) fn breaks(self) {
+        self.halted.socket.reset();
+    }
+
     /// What the next process has to know of it. [UPG-4]
     pub(super) fn left(&self) -> io::Result<handover::Stream> {
         let Self { halted, live, about } = self;
         let (up, down) = live.faces.moved(&live.counters);
         let (sent, received) = if live.faces == Faces::User { (up, down) } else { (down, up) };
         let end = handover::End {
-            socket: ends::leave(&halted.socket)?,
+            // Thousands of copies might be more than the process may have.
+            socket: ends::leave_open(&halted.socket)?,
             is_unix: halted.socket.is_unix(),
             faces_user: live.faces == Faces::User,
             peer: live.peer.clone(),

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::world::{
-    Client, Router, Service, Sshd, Tunnel, World, echo, eventually, figure, free_port, noise,
-    said_within, sha256_of,
+    Client, Router, Service, Sshd, Tunnel, World, echo, ends_with_reset, eventually, figure,
+    free_port, noise, said_within, sha256_of,
 };
 
 #[track_caller]
@@ -236,6 +236,30 @@ fn script(world: &World, name: &str, body: &str) -> String {
     let path = world.file(name, format!("#!/bin/sh\n{body}\n"));
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("executable");
     path.to_str().expect("UTF-8").to_owned()
+}
+
+/// What is cut off must not look complete, at neither end.
+#[test]
+fn a_stream_that_does_not_outlive_its_connection_is_reset_at_both_ends() {
+    let world = World::new();
+    let (ends, ended) = std::sync::mpsc::channel();
+    let ends = std::sync::Mutex::new(ends);
+    let target = Service::start(move |mut stream| {
+        let mut rest = Vec::new();
+        let end = stream.read_to_end(&mut rest).map_err(|error| error.kind());
+        let _ = ends.lock().expect("one user").send(end);
+    });
+    let router = world.router();
+    let client = world.client("C");
+    client.enrols(&router.invite(&[]));
+    let tunnel = client.started(&client.start(target.addr()).args(["--resume", "off"]).succeeds());
+    let mut user = tunnel.connect();
+    user.write_all(b"half of it").expect("sent");
+    eventually("it is connected", || target.connects() == 1);
+    upgrades(&router);
+    let end = ended.recv_timeout(Duration::from_secs(10)).expect("an end");
+    assert_eq!(end, Err(std::io::ErrorKind::ConnectionReset));
+    assert!(ends_with_reset(&user));
 }
 
 #[test]
