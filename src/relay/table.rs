@@ -1,7 +1,7 @@
 //! Which connections run right now, what they have moved, and why others were refused.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime};
 
@@ -29,6 +29,8 @@ struct Inner {
     emptied: Notify,
     /// All who wait are told when one is to end.
     killed: Notify,
+    /// Whether another process goes on; set under the lock of `live`.
+    halted: AtomicBool,
 }
 
 /// What the local socket of a connection leads to: which way its bytes go.
@@ -134,7 +136,14 @@ impl Table {
             counters: Arc::clone(&counters),
             stop: stop.clone(),
         };
-        lock(&self.0.live).insert(number, live);
+        let mut all = lock(&self.0.live);
+        if self.0.halted.load(Ordering::Acquire) {
+            // It has come too late for this process.
+            counters.halt();
+            stop.cancel();
+        }
+        all.insert(number, live);
+        drop(all);
         Entry { table: self.clone(), number, faces, counters, stop }
     }
 
@@ -175,6 +184,7 @@ impl Table {
     /// Stops all of them; what is copied is not ended by that, but kept for another process. [UPG-3]
     pub fn halt(&self) {
         let live = lock(&self.0.live);
+        self.0.halted.store(true, Ordering::Release);
         for live in live.values() {
             live.counters.halt();
             live.stop.cancel();
@@ -303,6 +313,19 @@ mod tests {
         let (one, two) = (enter(&table, "a", &stop), enter(&table, "b", &stop));
         assert!(table.kill(1) && !table.kill(9));
         assert!(one.stop.is_cancelled() && !two.stop.is_cancelled());
+    }
+
+    /// [UPG-3]
+    #[test]
+    fn who_comes_after_the_halt_is_halted_too() {
+        let (table, stop) = (Table::default(), CancellationToken::new());
+        let before = enter(&table, "a", &stop);
+        assert!(!before.is_halted());
+        table.halt();
+        let after = enter(&table, "b", &stop);
+        for entry in [before, after] {
+            assert!(entry.is_halted() && entry.stop.is_cancelled());
+        }
     }
 
     #[tokio::test(start_paused = true)]

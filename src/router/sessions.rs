@@ -225,6 +225,11 @@ impl Sessions {
         self.lock().banned.remove(&identity);
     }
 
+    /// Whether any key is kept out by this process alone.
+    pub(super) fn has_bans(&self) -> bool {
+        !self.lock().banned.is_empty()
+    }
+
     pub(super) fn is_banned(&self, identity: Identity) -> bool {
         self.lock().banned.contains(&identity)
     }

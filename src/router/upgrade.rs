@@ -42,6 +42,16 @@ impl Upgrade {
 }
 
 impl Running {
+    /// Why another program must not go on now, if there is a reason.
+    pub fn cannot_leave(&self) -> Option<&'static str> {
+        if self.shared.accepting.is_cancelled() {
+            return Some("the router is draining");
+        }
+        // The next program would know nothing of it.
+        let bans = self.shared.sessions.has_bans();
+        bans.then_some("a key was revoked that could not be written down: make room on the disk and revoke it again")
+    }
+
     /// Calls for an upgrade, for who can do it; without that they are refused.
     pub fn upgrades(&self) -> mpsc::Receiver<UpgradeCall> {
         let (calls, asked) = mpsc::channel(1);

@@ -190,6 +190,16 @@ mod tests {
         );
     }
 
+    /// [UPG-5] [RSM-11]
+    #[test]
+    fn a_direction_whose_end_was_delivered_has_nothing_to_send_again() {
+        let stream = handover::Stream { delivered: 10, undelivered: Bytes::new(), ..left() };
+        let past = past(&[]);
+        let TakenUp { receiver, .. } = past.take_up(&stream).expect("taken up");
+        assert_eq!(receiver.strand.kept_after(9), None);
+        assert!(receiver.strand.could_have_received(9));
+    }
+
     /// [UPG-5]
     #[test]
     fn what_contradicts_itself_is_not_taken_up() {

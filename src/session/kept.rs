@@ -51,7 +51,7 @@ impl Kept {
             std::iter::once(&self.first).chain(self.rest.iter().flat_map(|rest| rest.iter()))
         {
             let end = start + piece.len() as u64;
-            if offset < end {
+            if offset < end && !piece.is_empty() {
                 let mut piece = piece.clone();
                 piece.advance(offset.saturating_sub(start) as usize);
                 return Some(piece);

@@ -107,6 +107,8 @@ fn streams_in_every_state_go_on_where_they_were() {
     let (router, client, forward) = world.tunnel_to(target.addr());
     let at_the_end = client.starts("half", answers.addr());
     let reverse = client.publishes("reverse", target.addr());
+    // Here it is the router that has sent the end.
+    let visited = client.publishes("visited", answers.addr());
     let idle: Vec<TcpStream> = (0..50).map(|_| forward.connect()).collect();
     thread::scope(|scope| {
         let busy: Vec<_> = [&forward, &reverse]
@@ -117,7 +119,7 @@ fn streams_in_every_state_go_on_where_they_were() {
             })
             .collect();
         let slow = scope.spawn(|| reads_slowly(&forward));
-        let half = scope.spawn(|| half_closed(&at_the_end));
+        let halves = [&at_the_end, &visited].map(|tunnel| scope.spawn(|| half_closed(tunnel)));
         for _ in 0..3 {
             thread::sleep(Duration::from_millis(400));
             upgrades(&router);
@@ -126,7 +128,9 @@ fn streams_in_every_state_go_on_where_they_were() {
             one.join().expect("ran").expect("the same bytes");
         }
         slow.join().expect("read");
-        half.join().expect("answered");
+        for half in halves {
+            half.join().expect("answered");
+        }
     });
     assert_eq!(router.status()["upgrades"], 3);
     eventually("only idle ones are left", || router.status()["active_streams"] == 50);
@@ -134,7 +138,7 @@ fn streams_in_every_state_go_on_where_they_were() {
         echo(stream, b"still there").expect("the same bytes");
     }
     let connected = target.connects() + answers.connects();
-    assert_eq!(connected, 50 + 8 + 1 + 1, "nothing was connected anew");
+    assert_eq!(connected, 50 + 8 + 1 + 2, "nothing was connected anew");
 }
 
 /// Asks for more than all windows hold, and waits; then takes it all.

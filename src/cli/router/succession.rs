@@ -36,10 +36,12 @@ impl Succession {
         call: UpgradeCall,
     ) -> Result<(), Failure> {
         let UpgradeCall { program, reply } = call;
-        let ready = match unix::examined(&program, self.file.as_deref()).await {
-            Ok(to) => self.leaves(claim).map(|left| (to, left)),
-            Err(refused) => Err(refused),
-        };
+        let examined = unix::examined(&program, self.file.as_deref()).await;
+        // Asked afterwards: it may have been stopped meanwhile.
+        let ready = examined.and_then(|to| match running.cannot_leave() {
+            Some(why) => Err(refused(why.to_owned())),
+            None => Ok((to, self.leaves(claim)?)),
+        });
         let (to, left) = match ready {
             Ok(ready) => ready,
             Err(refused) => {

@@ -15,7 +15,9 @@ impl Strand {
     /// A stream that another process has left, of a session that connection number `generation` has carried. `None`: what
     /// was left contradicts itself.
     pub(in crate::session) fn taken_up(left: &handover::Stream, generation: u32) -> Option<Self> {
-        let mut kept = Kept::from(left.delivered);
+        let payload = left.sent.checked_sub(left.finished.into())?;
+        // The end counts as delivered, and is no byte.
+        let mut kept = Kept::from(left.delivered.min(payload));
         // A copy: what was read is one piece, which nobody could let go of before all of it is delivered.
         kept.push(Bytes::copy_from_slice(&left.undelivered));
         let opening = match left.opening.is_empty() {
@@ -26,7 +28,6 @@ impl Strand {
         let passage = (broken != Code::Done)
             .then(|| Box::new(Passage { broken: Some(broken), ..Passage::default() }));
         let came = left.received | if left.ended { ENDED } else { 0 };
-        let payload = left.sent.checked_sub(left.finished.into())?;
         let is_whole = left.received < ENDED
             && left.taken <= left.received + u64::from(left.ended)
             && left.delivered <= left.sent
