@@ -16,8 +16,7 @@ pub(super) struct RouterArgs {
     /// The key that the router must show
     #[arg(long, value_name = "ID")]
     router_identity: Option<Identity>,
-    /// What TLS goes through: http://[USER@]HOST:PORT or socks5://[USER@]HOST:PORT; QUIC is tried without it, unless
-    /// --carrier tls
+    /// What TLS, and not QUIC, goes through: http://[USER@]HOST:PORT or socks5://[USER@]HOST:PORT
     #[arg(long, value_name = "URL")]
     proxy: Option<Proxy>,
     /// This client's private key [default: client.key in CONDUIT_HOME]
