@@ -229,6 +229,7 @@ pub(super) fn take_up(shared: &Arc<Shared>, tasks: &Tasks, heritage: Heritage) {
                 Ok(going) => tasks.spawn("connection taken up", going),
                 Err(error) => {
                     lost += 1;
+                    past.gives_up(stream);
                     tracing::warn!(client = left.client, about = end.about, %error, "a connection is lost");
                     continue;
                 }

@@ -61,8 +61,10 @@ async fn until_served(
     entry: &Entry,
 ) -> Option<Transferred> {
     let is_away = async {
-        while !session.is_lost() {
-            tokio::time::sleep(OUTAGE_WAIT).await;
+        let mut seconds = 0;
+        while seconds < OUTAGE_WAIT.as_secs() {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            seconds = if session.is_lost() { seconds + 1 } else { 0 };
         }
     };
     tokio::select! {

@@ -88,6 +88,16 @@ impl Past {
         })
     }
 
+    /// A stream that cannot be taken up: its peer, when it waits for this end to go on, hears that it will not. [UPG-5]
+    pub fn gives_up(&self, left: &handover::Stream) {
+        let (token, broken) = (left.token, Code::Gone.number() as u32);
+        let broken = handover::Stream { token, opened_here: true, broken, ..Default::default() };
+        let generation = self.0.continuity.generation();
+        if let (true, Some(strand)) = (left.opened_here, Strand::taken_up(&broken, generation)) {
+            self.0.continuity.departs(Arc::new(strand));
+        }
+    }
+
     /// What another process has to know to take it up, with `streams` of it. Streams of this end that are not among them
     /// break: their peers wait for this end to go on. [UPG-4]
     pub fn left(&self, mut streams: Vec<handover::Stream>) -> handover::Past {
@@ -215,9 +225,11 @@ mod tests {
             |it| it.opening = Bytes::from_static(b"\xff"),
         ];
         for (number, change) in wrong.iter().enumerate() {
-            let mut stream = left();
+            let (past, mut stream) = (past(&[]), left());
             change(&mut stream);
-            assert!(past(&[]).take_up(&stream).is_none(), "{number}");
+            assert!(past.take_up(&stream).is_none(), "{number}");
+            past.gives_up(&stream);
+            assert_eq!(past.0.continuity.departed().len(), 1, "its peer hears of it");
         }
         let past = past(&[]);
         let _stream = past.take_up(&left()).expect("taken up");

@@ -242,6 +242,23 @@ fn script(world: &World, name: &str, body: &str) -> String {
     path.to_str().expect("UTF-8").to_owned()
 }
 
+#[test]
+fn a_signal_in_the_midst_of_an_upgrade_ends_the_router() {
+    let world = World::new();
+    let mut router = world.router();
+    let begun = world.path().join("begun");
+    let hangs = script(&world, "hangs", &format!("touch {}; exec sleep 60", begun.display()));
+    thread::scope(|scope| {
+        let asking = scope.spawn(|| {
+            router.command(&["upgrade", "--program", &hangs]).exits(1).says("told to end")
+        });
+        eventually("it is examined", || begun.exists());
+        router.signal(rustix::process::Signal::TERM);
+        asking.join().expect("refused");
+    });
+    assert_eq!(router.ends_within(Duration::from_secs(3)), Some(0));
+}
+
 /// What is cut off must not look complete, at neither end.
 #[test]
 fn a_stream_that_does_not_outlive_its_connection_is_reset_at_both_ends() {

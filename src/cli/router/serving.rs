@@ -58,19 +58,23 @@ impl Started {
         }
         tell_ready(&tasks);
         let mut upgrades = running.upgrades();
-        loop {
+        let is_stopped = loop {
             tokio::select! {
-                _ = running.ended() => break,
-                Some(call) = upgrades.recv() => succession.asked(&running, &mut claim, call).await?,
-                () = signals.next() => {
-                    warn("draining; a second signal ends at once");
-                    tell_stopping();
-                    tokio::select! {
-                        _ = running.shutdown(DRAIN) => {}
-                        () = signals.next() => { running.shutdown(Duration::ZERO).await; }
+                _ = running.ended() => break false,
+                () = signals.next() => break true,
+                Some(call) = upgrades.recv() => {
+                    if succession.asked(&running, &mut claim, &mut signals, call).await?.is_break() {
+                        break true;
                     }
-                    break;
                 }
+            }
+        };
+        if is_stopped {
+            warn("draining; a second signal ends at once");
+            tell_stopping();
+            tokio::select! {
+                _ = running.shutdown(DRAIN) => {}
+                () = signals.next() => { running.shutdown(Duration::ZERO).await; }
             }
         }
         tasks.shutdown(FAREWELL).await;

@@ -1,8 +1,9 @@
 //! The router's own side of an upgrade: makes sure that the other program can go on, and becomes it.
 
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 
-use crate::fleet::Failure;
+use crate::fleet::{Failure, Signals};
 use crate::registry::{Claim, ControlListener, RpcError};
 use crate::router::{Running, UpgradeCall};
 
@@ -26,17 +27,25 @@ impl Succession {
         Self {}
     }
 
-    /// Returns when the other program cannot go on, and nothing has changed. An error is the end of this process, which has
-    /// stopped serving. [UPG-1]
+    /// Goes on when the other program cannot, and nothing has changed; breaks when a signal has come meanwhile, which ends
+    /// the router instead. An error is the end of this process, which has stopped serving. [UPG-1]
     #[cfg(unix)]
     pub(super) async fn asked(
         &self,
         running: &Running,
         claim: &mut Claim,
+        signals: &mut Signals,
         call: UpgradeCall,
-    ) -> Result<(), Failure> {
+    ) -> Result<ControlFlow<()>, Failure> {
         let UpgradeCall { program, reply } = call;
-        let examined = unix::examined(&program, self.file.as_deref()).await;
+        let examined = tokio::select! {
+            examined = unix::examined(&program, self.file.as_deref()) => examined,
+            () = signals.next() => {
+                // Who asked may have gone.
+                let _ = reply.send(Err(refused("the router was told to end".to_owned())));
+                return Ok(ControlFlow::Break(()));
+            }
+        };
         // Asked afterwards: it may have been stopped meanwhile.
         let ready = examined.and_then(|to| match running.cannot_leave() {
             Some(why) => Err(refused(why.to_owned())),
@@ -46,9 +55,8 @@ impl Succession {
             Ok(ready) => ready,
             Err(refused) => {
                 tracing::warn!(program = %program.display(), reason = refused.message, "no upgrade");
-                // Who asked may have gone.
                 let _ = reply.send(Err(refused));
-                return Ok(());
+                return Ok(ControlFlow::Continue(()));
             }
         };
         tracing::info!(program = %program.display(), to, "upgrading");
@@ -56,6 +64,15 @@ impl Succession {
         let _ = reply.send(Ok(serde_json::json!({"from": from, "to": to})));
         crate::fleet::tell_upgrading();
         let file = running.leave(left).await.map_err(crate::router::StartError::from)?;
+        let has_come = tokio::select! {
+            biased;
+            () = signals.next() => true,
+            () = std::future::ready(()) => false,
+        };
+        if has_come {
+            // The next program would not hear of it.
+            return Ok(ControlFlow::Break(()));
+        }
         let error = unix::becomes(&program, file);
         let message = format!("cannot become {}: {error}", program.display());
         Err(Failure::new(crate::fleet::Kind::System, "upgrade", message))
@@ -72,11 +89,12 @@ impl Succession {
         &self,
         _: &Running,
         _: &mut Claim,
+        _: &mut Signals,
         call: UpgradeCall,
-    ) -> Result<(), Failure> {
+    ) -> Result<ControlFlow<()>, Failure> {
         let why = "this system cannot hand sockets over: restart the router";
         let _ = call.reply.send(Err(refused(why.to_owned())));
-        Ok(())
+        Ok(ControlFlow::Continue(()))
     }
 }
 
