@@ -123,8 +123,12 @@ mod chaos {
             addresses: vec![HostPort::from(pair.router_addr())],
             identity: pair.router_identity().parse().expect("an identity"),
         };
-        let mut crowd = Vec::with_capacity(count);
+        let (mut crowd, mut random) = (Vec::with_capacity(count), 71_u32);
         for number in 0..count {
+            // They came at any time, so that their keep-alives do, too: not as quickly one after the other as they can.
+            random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            let least = ARRIVAL.mul_f64(2.0 * f64::from(random) / f64::from(u32::MAX));
+            tokio::time::sleep(least).await;
             let tunnel = TunnelSpec {
                 name: format!("t{number}").parse().expect("a name"),
                 direction: Direction::Forward,
@@ -150,6 +154,8 @@ mod chaos {
     }
 
     const CROWD: usize = 1_000;
+    /// Between two arrivals, in the mean.
+    const ARRIVAL: Duration = Duration::from_millis(24);
 
     fn signal(name: &str, pid: u32) {
         let status =

@@ -55,11 +55,15 @@ impl Comeback {
         }
     }
 
-    /// Lets some time pass before the next attempt, unless the network changes, which may have been the reason for the
-    /// last one's failure. Cancel-safe.
+    /// Lets some time pass before the next attempt; less when somebody waits for it, and none when the network changes,
+    /// which may have been the reason for the last one's failure. Cancel-safe.
     async fn pause(&mut self) {
+        let link = &self.shared.link;
+        let hurries = self.wait <= LONGEST_WAIT;
+        let wait = if hurries && link.is_awaited() { self.wait.min(FIRST_WAIT) } else { self.wait };
         tokio::select! {
-            () = tokio::time::sleep(jitter(self.wait)) => {}
+            () = tokio::time::sleep(jitter(wait)) => {}
+            () = link.wanted(), if hurries => tokio::time::sleep(jitter(self.wait.min(FIRST_WAIT))).await,
             change = self.whereabouts.changed() => {
                 tracing::info!(%change, "the network changed");
                 (self.wait, self.tls_at_once) = (Duration::ZERO, false);
@@ -142,7 +146,7 @@ impl Renewal {
 }
 
 const FIRST_WAIT: Duration = Duration::from_millis(250);
-/// Of a thousand idle tunnels whose router was killed all are back within seven seconds, at most 300 in one.
+/// Who waits for a router that is away for long finds it within seconds of its return.
 const LONGEST_WAIT: Duration = Duration::from_secs(6);
 /// Who was refused asks again rarely: the router's log is not ours to fill.
 const REFUSED_WAIT: Duration = Duration::from_secs(60);

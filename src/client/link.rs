@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
 use super::access::Declared;
 use super::comeback::{Comeback, Renewal};
@@ -22,6 +22,8 @@ use crate::wire::Code;
 #[derive(Debug)]
 pub(super) struct Link {
     line: watch::Sender<Option<Line>>,
+    /// Somebody has come while there was none.
+    wanted: Notify,
     endpoint: Mutex<Option<Arc<ClientEndpoint>>>,
     last_error: Mutex<Option<String>>,
 }
@@ -37,6 +39,7 @@ impl Link {
     pub(super) fn new() -> Self {
         Self {
             line: watch::channel(None).0,
+            wanted: Notify::new(),
             endpoint: Mutex::default(),
             last_error: Mutex::default(),
         }
@@ -47,9 +50,23 @@ impl Link {
         self.line.borrow().as_ref().map(|line| line.session.clone())
     }
 
-    /// Its flows.
+    /// Its flows. Where there are none, the way back is hurried.
     pub(super) fn flows(&self) -> Option<Flows> {
-        self.line.borrow().as_ref().map(|line| line.flows.clone())
+        let flows = self.line.borrow().as_ref().map(|line| line.flows.clone());
+        if flows.is_none() {
+            self.wanted.notify_one();
+        }
+        flows
+    }
+
+    /// Waits until somebody needs a session that is not there; at once when that was since the last time. Cancel-safe.
+    pub(super) async fn wanted(&self) {
+        self.wanted.notified().await;
+    }
+
+    /// Whether somebody waits for a session.
+    pub(super) fn is_awaited(&self) -> bool {
+        self.line.receiver_count() > 0
     }
 
     /// The session; waits for one at most `limit`. Cancel-safe.
@@ -57,16 +74,23 @@ impl Link {
         if let Some(session) = self.current() {
             return Some(session);
         }
-        let mut lines = self.line.subscribe();
-        let found = tokio::time::timeout(limit, lines.wait_for(Option::is_some)).await;
-        found.ok()?.ok()?.as_ref().map(|line| line.session.clone())
+        self.next(limit, Option::is_some).await
     }
 
     /// The session after `lost`; waits for it at most `limit`. Cancel-safe.
     pub(super) async fn session_after(&self, lost: &Session, limit: Duration) -> Option<Session> {
-        let mut lines = self.line.subscribe();
         let is_next = |line: &Option<Line>| line.as_ref().is_some_and(|it| !it.session.is(lost));
-        let found = tokio::time::timeout(limit, lines.wait_for(is_next)).await;
+        self.next(limit, is_next).await
+    }
+
+    async fn next(
+        &self,
+        limit: Duration,
+        is_it: impl Fn(&Option<Line>) -> bool,
+    ) -> Option<Session> {
+        let mut lines = self.line.subscribe();
+        self.wanted.notify_one();
+        let found = tokio::time::timeout(limit, lines.wait_for(is_it)).await;
         found.ok()?.ok()?.as_ref().map(|line| line.session.clone())
     }
 
@@ -174,8 +198,11 @@ enum Ending {
 }
 
 impl Ending {
-    fn lost(reason: String) -> Self {
-        Self::Lost { reason, spread: Duration::ZERO }
+    /// Nobody waits for a tunnel on which nothing was open: it leaves the first moments to those of the router's clients
+    /// that are in use.
+    fn lost(reason: String, line: &Line) -> Self {
+        let is_idle = line.session.is_idle() && line.flows.is_empty();
+        Self::Lost { reason, spread: if is_idle { IDLE_SPREAD } else { Duration::ZERO } }
     }
 }
 
@@ -202,12 +229,12 @@ async fn until_end(
         tokio::select! {
             renewed = renewal.done() => match (renewed, lost.take()) {
                 (Some(back), _) => return Ending::Renewed(back),
-                (None, Some(reason)) => return Ending::lost(reason),
+                (None, Some(reason)) => return Ending::lost(reason, line),
                 (None, None) => {}
             },
             ended = line.session.closed(), if lost.is_none() => {
                 if !renewal.is_under_way() {
-                    return Ending::lost(ended.reason);
+                    return Ending::lost(ended.reason, line);
                 }
                 // It may be lost because it is renewed.
                 shared.link.line.send_replace(None);
@@ -304,6 +331,8 @@ impl Shared {
 
 /// A path that is back within this time needs no other connection: QUIC and its pulse are quicker.
 const PATIENCE: Duration = Duration::from_secs(6);
+/// Of a thousand idle tunnels whose router was killed at most 200 come back in one second, and 95 of a hundred within seven.
+const IDLE_SPREAD: Duration = Duration::from_millis(1_500);
 /// What a router may ask for: its clients are thousands at most.
 const LONGEST_SPREAD: Duration = Duration::from_secs(60);
 /// What `status` says while a connection passes nothing.

@@ -124,6 +124,11 @@ impl Ledger {
         lock(&self.path).0 = PathCap::new();
     }
 
+    /// Whether no stream is open.
+    pub(super) fn is_empty(&self) -> bool {
+        self.open.load(Ordering::Relaxed) == 0
+    }
+
     /// The streams that are open.
     pub(super) fn strands(&self) -> Vec<Arc<Strand>> {
         lock(&self.strands).values().cloned().collect()

@@ -268,6 +268,11 @@ impl Session {
         Ended::from(&self.0.connection.closed().await)
     }
 
+    /// Whether no stream is open, in either direction.
+    pub fn is_idle(&self) -> bool {
+        self.0.ledger.is_empty()
+    }
+
     /// Streams of the peer that are open.
     pub fn incoming_streams(&self) -> u32 {
         self.0.credit.open.load(Ordering::Relaxed)

@@ -115,9 +115,10 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// Five keep-alives fit into an idle limit and a half: one lost packet must not end a connection.
+    /// Four keep-alives fit into an idle limit: a lost packet or two must not end a connection. How far apart they are is
+    /// how many clients a killed router gets back in a second. [SES-28]
     fn keep_alive(&self) -> Duration {
-        (self.idle_timeout / 6).min(Duration::from_secs(5)).max(Duration::from_millis(100))
+        (self.idle_timeout / 5).min(Duration::from_secs(6)).max(Duration::from_millis(100))
     }
 
     /// How long a router lets a handshake take.

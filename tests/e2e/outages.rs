@@ -168,6 +168,30 @@ fn during_an_outage_new_connections_wait_and_are_served_when_the_router_is_back(
     });
 }
 
+/// The pauses between attempts grow to six seconds; nobody who comes waits for that.
+#[test]
+fn who_comes_after_a_long_outage_does_not_wait_for_the_next_attempt() {
+    let world = World::new();
+    let target = Service::echo();
+    let (mut router, _client, tunnel) = world.tunnel_to(target.addr());
+    for round in 0..2 {
+        router.dies();
+        // Something has to be sent for the client to notice.
+        let waiting = tunnel.connect();
+        (&waiting).write_all(b"patience").expect("bytes");
+        within(Duration::from_secs(40), "attempts fail", || {
+            let error = tunnel.listed()?["last_error"].as_str()?.to_owned();
+            error.contains("cannot be reached").then_some(())
+        });
+        drop(waiting);
+        thread::sleep(Duration::from_secs(15));
+        router.returns();
+        let works = until_it_works(&tunnel);
+        println!("round {round}: works after {works:?}");
+        assert!(works < Duration::from_secs(3), "round {round}: {works:?}");
+    }
+}
+
 #[test]
 fn status_blames_a_silent_router_and_not_the_tunnel() {
     let world = World::new();
