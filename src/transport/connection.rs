@@ -226,11 +226,14 @@ impl Connection {
     pub fn activity(&self) -> Activity {
         let stats = self.inner.stats();
         let frames = &stats.frame_tx;
+        // A probe for larger packets is a ping and asks for an acknowledgement, too.
+        let other_than_probes = |frames: u64| frames.saturating_sub(stats.path.sent_plpmtud_probes);
         let asked = [
             frames.stream,
             frames.datagram,
-            // A probe for larger packets is a ping, too.
-            frames.ping.saturating_sub(stats.path.sent_plpmtud_probes),
+            other_than_probes(frames.ping),
+            // What QUIC sends when nothing is acknowledged.
+            other_than_probes(frames.immediate_ack),
             frames.path_challenge,
             frames.reset_stream,
             frames.stop_sending,
