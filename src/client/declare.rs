@@ -112,10 +112,9 @@ fn message(tunnel: &TunnelSpec, index: usize, bind: &Bind, source: &Target) -> D
     }
 }
 
-/// How long connections outlive the one that carries them, in the form of the wire; 0: they do not. Flows never do.
+/// How long connections and flows outlive the connection that carries them, in the form of the wire; 0: they do not.
 fn resume_ms(tunnel: &TunnelSpec) -> u32 {
-    let resume = tunnel.options.resume.filter(|_| tunnel.protocol == Protocol::Tcp);
-    resume.map_or(0, |resume| u32::try_from(resume.as_millis()).unwrap_or(u32::MAX))
+    tunnel.options.resume.map_or(0, |resume| u32::try_from(resume.as_millis()).unwrap_or(u32::MAX))
 }
 
 /// Where users of the port connect, or why there will be none.

@@ -134,6 +134,7 @@ pub(super) fn publish(shared: &Arc<Shared>, tasks: &Tasks, established: &Establi
         reverse::streams(Arc::clone(shared), tasks.clone(), line.clone()),
     );
     link.line.send_replace(Some(line.clone()));
+    line.flows.announce();
     line
 }
 

@@ -154,6 +154,10 @@ pub(super) fn flow(shared: &Arc<Shared>, tasks: &Tasks, flows: &Flows, open: Flo
         Err(reason) => return opening.refuse(Code::Denied, &reason),
     };
     let (shared, tunnel) = (Arc::clone(shared), opening.open.tunnel);
+    if let Some(known) = opening.known() {
+        let rules = FlowRules::new(tunnel, &shared.settings.tunnel.options);
+        return opening.carry_on(rules, known);
+    }
     let is_full = shared.table.active() >= shared.settings.max_connections
         || opening.exceeds(shared.settings.tunnel.options.max_flows);
     if is_full || shared.accepting.is_cancelled() {

@@ -87,9 +87,10 @@ impl UdpPort {
         open().map_err(|source: io::Error| ListenError::new(bind, source))
     }
 
-    /// A socket that is bound already, of an earlier program. Has to be called within a tokio runtime.
+    /// A socket of an earlier program, bound or connected. Has to be called within a tokio runtime.
     pub fn of(socket: std::net::UdpSocket) -> io::Result<Self> {
-        Self::new(socket.into(), None)
+        let peer = socket.peer_addr().ok();
+        Self::new(socket.into(), peer)
     }
 
     /// A socket of its own for packets to and from `peer`. Fails at once when there is no route.

@@ -13,9 +13,11 @@ mod socket;
 mod table;
 
 pub use echo::echo;
+#[cfg(unix)]
+pub use flows::Bequest;
 pub use flows::{
-    Aging, CONVERSATION_PATIENCE, Destination, FlowRules, FlowTable, Flows, Front, Loss, Opening,
-    PATIENCE, Reassembly, Scope, Side, TableFull, Traffic, TrafficMetrics, front,
+    Aging, CONVERSATION_PATIENCE, Destination, FlowRules, FlowTable, Flows, Front, Known, Loss,
+    Opening, PATIENCE, Reassembly, Scope, Side, TableFull, Traffic, TrafficMetrics, front,
 };
 pub use outcome::{EndedBy, Halted, Transferred};
 pub use pipe::{Copying, Counters, pipe, pipe_after};

@@ -8,6 +8,7 @@ use std::time::{Instant, SystemTime};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use super::flows::Lineages;
 use super::{Counters, Traffic};
 use crate::tunnel::Protocol;
 
@@ -25,6 +26,7 @@ struct Inner {
     refused: Mutex<VecDeque<Refused>>,
     refusals: AtomicU64,
     traffic: Traffic,
+    lineages: Lineages,
     /// All who wait are told when the last one leaves.
     emptied: Notify,
     /// All who wait are told when one is to end.
@@ -200,6 +202,10 @@ impl Table {
     /// The packets of all flows.
     pub fn traffic(&self) -> &Traffic {
         &self.0.traffic
+    }
+
+    pub(super) fn lineages(&self) -> &Lineages {
+        &self.0.lineages
     }
 
     /// What they have come to.

@@ -1,12 +1,14 @@
 //! Forward UDP: a flow of a client becomes a socket of its own towards the target. [FLW-6]
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::connect::decide;
 use super::serve::{Client, shortened};
 use crate::ends::{self, Candidate, Transport};
-use crate::relay::{Faces, FlowRules, Opening};
-use crate::tunnel::{Protocol, ProxyProtocol, Target};
+use crate::policy::Decision;
+use crate::relay::{Faces, FlowRules, Known, Opening};
+use crate::tunnel::{Host, Protocol, ProxyProtocol, Target};
 use crate::wire::{Code, FlowClose, FlowOpen};
 
 /// What a flow's message asks for.
@@ -21,19 +23,26 @@ pub(super) fn open(client: &Arc<Client>, message: FlowOpen) {
     let Some(opening) = client.flows.announced(message) else {
         return tracing::debug!(client = %client.name, "a flow's number is none that may come now");
     };
-    let wanted = match wanted(client, &opening) {
+    let mut known = opening.known();
+    let wanted = match wanted(client, &opening, known.is_some()) {
         Ok(wanted) => wanted,
         Err((code, reason)) => return refuse(client, opening, "?", code, &reason),
     };
+    // A tunnel that was declared with another target since has flows that lead nowhere near it.
+    known.take_if(|known| !known.target().is_some_and(|addr| may_be(&wanted.target, addr)));
+    if let Some(known) = known {
+        return carry_on(client, opening, &wanted, known);
+    }
     let client = Arc::clone(client);
     let tasks = client.tasks.clone();
     tasks.spawn_until_cancelled("open flow", async move { dial(&client, opening, wanted).await });
 }
 
-fn wanted(client: &Client, opening: &Opening) -> Result<Wanted, (Code, String)> {
+fn wanted(client: &Client, opening: &Opening, is_known: bool) -> Result<Wanted, (Code, String)> {
     let open = &opening.open;
     let settings = &client.shared.settings;
-    if client.shared.table.active() >= settings.max_connections {
+    // One that goes on is among them already.
+    if !is_known && client.shared.table.active() >= settings.max_connections {
         let reason =
             "the router serves as many connections as it may: [performance] max_connections";
         return Err((Code::Limit, reason.to_owned()));
@@ -49,6 +58,32 @@ fn wanted(client: &Client, opening: &Opening) -> Result<Wanted, (Code, String)> 
     }
     let (rules, proxy_protocol) = (tunnel.rules, tunnel.proxy_protocol);
     Ok(Wanted { target: target.clone(), rules, proxy_protocol })
+}
+
+/// Whether a target is at this address, or resolved to it once.
+fn may_be(target: &Target, addr: SocketAddr) -> bool {
+    target.host_port().is_some_and(|target| {
+        let is_there = match &target.host {
+            Host::Addr(ip) => *ip == addr.ip().to_canonical(),
+            Host::Name(_) => true,
+        };
+        is_there && target.port == addr.port()
+    })
+}
+
+/// A flow goes on with the socket that it has, if its client may still reach that. [FLW-15] [STR-12]
+fn carry_on(client: &Client, opening: Opening, wanted: &Wanted, known: Known) {
+    let permissions = client.seat.permissions();
+    let judge =
+        |addr| decide(&permissions, &wanted.target, Candidate::Addr(addr), &client.shared.own);
+    match known.target().map(judge) {
+        Some(Decision::Allowed) => opening.carry_on(wanted.rules, known),
+        Some(Decision::Denied(denial)) => {
+            let target = wanted.target.to_string();
+            refuse(client, opening, &target, Code::Denied, &denial.to_string());
+        }
+        None => refuse(client, opening, "?", Code::Internal, "the flow has no target any more"),
+    }
 }
 
 /// Decides, resolves, decides again on the address, connects exactly that. [STR-12]
@@ -100,4 +135,20 @@ fn refuse(client: &Client, opening: Opening, target: &str, code: Code, reason: &
         tracing::warn!(client = %client.name, target, code = code.name(), reason, suppressed, "flow refused");
     }
     opening.refuse(code, &shortened(reason));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// [FLW-15]
+    #[test]
+    fn a_flow_goes_on_only_towards_what_its_tunnel_leads_to_now() {
+        let addr = "10.0.0.7:53".parse().expect("an address");
+        let is_there = |target: &str| may_be(&target.parse().expect("a target"), addr);
+        assert!(is_there("10.0.0.7:53") && is_there("dns.internal:53"));
+        assert!(
+            !is_there("10.0.0.8:53") && !is_there("10.0.0.7:54") && !is_there("dns.internal:54")
+        );
+    }
 }

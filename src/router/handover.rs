@@ -15,7 +15,7 @@ use super::leavings::Leaving;
 use super::sessions::Returning;
 use super::{Running, Shared, publish};
 use crate::ends::{self, Stream, adopt};
-use crate::relay::{EndedBy, Faces, Transferred, pipe_after};
+use crate::relay::{Bequest, EndedBy, Faces, Transferred, pipe_after};
 use crate::session::{Event, Past, TakenUp};
 use crate::task::Tasks;
 use crate::transport::Sockets;
@@ -123,6 +123,7 @@ impl Running {
         // Who was accepted a moment ago gets as far as to a stream.
         tokio::time::sleep(SETTLE).await;
         shared.leaving.cancel();
+        let flows = shared.table.bequeath_flows();
         shared.table.halt();
         let _ = tokio::time::timeout(HALT, shared.table.drained()).await;
         let (udp, tcp) = shared.endpoint.descriptors();
@@ -130,7 +131,7 @@ impl Running {
         let (udp, tcp) = ends::leave(udp)
             .and_then(|udp| Ok((udp, tcp.map(ends::leave).transpose()?)))
             .map_err(sockets)?;
-        let pasts = shared.pasts().map_err(HandoverError::of("the open connections"))?;
+        let pasts = shared.pasts(flows).map_err(HandoverError::of("the open connections"))?;
         let handover = Handover {
             version: FORMAT,
             from: env!("CARGO_PKG_VERSION").to_owned(),
@@ -148,8 +149,8 @@ impl Running {
 }
 
 impl Shared {
-    /// The sessions that go on, each with its streams.
-    fn pasts(&self) -> io::Result<Vec<handover::Past>> {
+    /// The sessions that go on, each with its streams and flows.
+    fn pasts(&self, mut flows: Vec<Bequest>) -> io::Result<Vec<handover::Past>> {
         let mut leavings = self.leavings.take();
         let mut pasts = Vec::new();
         for ((identity, instance), Returning { client, past }) in self.sessions.pasts() {
@@ -162,6 +163,7 @@ impl Shared {
                 identity: identity.as_bytes().to_vec().into(),
                 instance: instance.as_bytes().to_vec().into(),
                 client,
+                flows: flows.extract_if(.., |it| it.session == past).map(|it| it.left).collect(),
                 ..past.left(streams)
             });
         }
@@ -217,7 +219,7 @@ pub(super) fn take_up(shared: &Arc<Shared>, tasks: &Tasks, heritage: Heritage) {
             Err(error) => tracing::warn!(bind = port.bind, %error, "a published port is lost"),
         }
     }
-    let (mut connections, mut lost) = (0, 0);
+    let (mut connections, mut flows, mut lost) = (0, 0, 0);
     for left in &pasts {
         let Some((identity, instance)) = who(left) else { continue };
         let past = Past::taken_up(left, &shared.settings.session);
@@ -236,10 +238,21 @@ pub(super) fn take_up(shared: &Arc<Shared>, tasks: &Tasks, heritage: Heritage) {
             }
             connections += 1;
         }
+        for flow in &left.flows {
+            match flow_goes_on(shared, tasks, &past, flow) {
+                Ok(()) => flows += 1,
+                Err(error) => {
+                    lost += 1;
+                    tracing::warn!(client = left.client, peer = flow.peer, %error, "a flow is lost");
+                }
+            }
+        }
         let shared = Arc::clone(shared);
         tasks.spawn_until_cancelled("client expected", async move {
             past.waits().await;
             shared.sessions.expect_no_longer(identity, instance);
+            tokio::time::sleep(FLOW_PATIENCE).await;
+            shared.table.disinherit_flows(&past);
         });
     }
     let published = Arc::clone(&shared.published);
@@ -248,7 +261,22 @@ pub(super) fn take_up(shared: &Arc<Shared>, tasks: &Tasks, heritage: Heritage) {
         tokio::time::sleep(patience).await;
         published.disinherit();
     });
-    tracing::info!(from, connections, lost, ports = ports.len(), "taken over");
+    tracing::info!(from, connections, flows, lost, ports = ports.len(), "taken over");
+}
+
+/// A flow that waits for its client from here on. [UPG-7]
+fn flow_goes_on(
+    shared: &Arc<Shared>,
+    tasks: &Tasks,
+    past: &Past,
+    left: &handover::Flow,
+) -> io::Result<()> {
+    if left.socket.is_some() {
+        return shared.table.inherit_flow(past, left, tasks, &shared.connections);
+    }
+    shared.published.inherits_visitor(&left.bind, |port| {
+        shared.table.inherit_visitor(past, left, port, &shared.connections)
+    })
 }
 
 fn who(left: &handover::Past) -> Option<(Identity, Uuid)> {
@@ -301,5 +329,7 @@ const SPREAD_EACH: Duration = Duration::from_millis(5);
 const SPREAD: Duration = Duration::from_millis(100);
 /// A port whose tunnel does not outlive its session waits for its client all the same.
 const PORT_PATIENCE: Duration = Duration::from_secs(30);
+/// A client that is back opens its flows again soon.
+const FLOW_PATIENCE: Duration = Duration::from_secs(10);
 /// What clients read.
 const UPGRADED: &str = "the router is being upgraded";

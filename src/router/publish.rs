@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::{Shared, now};
 use crate::ends::{Listener, UdpPort};
 use crate::registry::rfc3339;
-use crate::relay::{Destination, FlowRules, Flows, Front, Scope, front};
+use crate::relay::{Destination, FlowRules, Flows, Front, Known, Scope, front};
 use crate::routes::{ClaimError, Holder, Lease, Route, Routes, ServerNumber};
 use crate::session::{Event, Session};
 use crate::store::{Store, StoreError};
@@ -36,6 +36,8 @@ pub(super) struct Published {
     listening: Mutex<HashMap<Route, Listening>>,
     /// Sockets of the process before, until their tunnels are declared again.
     inherited: Mutex<HashMap<Route, Socket>>,
+    /// Flows of visitors there.
+    visitors: Mutex<HashMap<Route, Vec<Known>>>,
     /// What is to be written down, in its order.
     changed: mpsc::Sender<Change>,
 }
@@ -105,6 +107,7 @@ impl Published {
             routes: Mutex::new(routes),
             listening: Mutex::default(),
             inherited: Mutex::default(),
+            visitors: Mutex::default(),
             changed,
         })
     }
@@ -116,8 +119,27 @@ impl Published {
         }
     }
 
+    /// A flow of a visitor of such a socket.
+    #[cfg(unix)]
+    pub(super) fn inherits_visitor(
+        &self,
+        bind: &str,
+        take_up: impl FnOnce(&Arc<UdpPort>) -> std::io::Result<Known>,
+    ) -> std::io::Result<()> {
+        let route = bind.parse().ok().and_then(|bind| Route::new(Protocol::Udp, &bind));
+        let (route, inherited) =
+            (route.ok_or(std::io::ErrorKind::NotFound)?, lock(&self.inherited));
+        let Some(Socket::Udp(port)) = inherited.get(&route) else {
+            return Err(std::io::ErrorKind::NotFound.into());
+        };
+        let known = take_up(port)?;
+        lock(&self.visitors).entry(route).or_default().push(known);
+        Ok(())
+    }
+
     /// Lets go of sockets that nobody has declared a tunnel for.
     pub(super) fn disinherit(&self) {
+        lock(&self.visitors).clear();
         lock(&self.inherited).clear();
     }
 
@@ -197,7 +219,7 @@ pub(super) async fn publish(
     let route = Route::new(protocol, &bound)
         .ok_or_else(|| (Code::Internal, format!("{bound} is no place to listen")))?;
     let Claim { holder, instance, server, .. } = claim;
-    let client = server.client.clone();
+    let (client, flows) = (server.client.clone(), server.flows.clone());
     let addr = server.session.connection().remote_addr();
     let claimed = {
         let mut routes = shared.published.routes();
@@ -240,6 +262,7 @@ pub(super) async fn publish(
         }
     }
     shared.published.remember(Lease { route, holder, released_at: None });
+    flows.announce();
     Ok((bound, publication))
 }
 
@@ -300,6 +323,7 @@ async fn accept(
 
 async fn packets(shared: &Shared, route: &Route, port: Arc<UdpPort>, stop: &CancellationToken) {
     let visitors = Front::new(port, &shared.table);
+    visitors.adopt(lock(&shared.published.visitors).remove(route).unwrap_or_default());
     let pick = || {
         let server = shared.published.pick(route)?;
         let Server { flows, rules, max_flows, trusted, .. } = server;

@@ -58,8 +58,8 @@ pub(super) async fn serve(shared: Arc<Shared>, tasks: Tasks, admitted: Admitted)
         client.session.close(Code::Limit, "the key has as many sessions as one may");
     }
     tracing::info!(client = %client.name, reason = ended.reason, "session ended");
-    // As long as the client may come back for its streams it is found by its seat, and visitors wait for it. [RSM-3]
-    client.retain(|declared| client.session.outlives() && declared.waits());
+    // As long as the client may come back for what is open it is found by its seat, and visitors wait for it. [RSM-3]
+    client.retain(|_| client.session.outlives());
     let successor = async {
         if !client.session.ends_here().await {
             // It is about to declare them again: a port that stays has no gap.
@@ -86,7 +86,9 @@ impl Client {
             Event::GoAway(leave) => {
                 tracing::debug!(client = %self.name, reason = leave.message, "the client is about to leave");
                 // New visitors are for others, or turned away; who is here is served to the end. [SES-33]
-                self.retain(|declared| declared.dials().is_some() || !declared.waits());
+                self.retain(|declared| {
+                    declared.dials().is_some() || declared.protocol == Protocol::Udp
+                });
             }
             Event::FlowOpen(open) => flows::open(self, open),
             Event::FlowClose(close) => flows::closed(self, &close),
@@ -133,12 +135,6 @@ impl Client {
 }
 
 impl Declaration {
-    /// Whether it holds while the client is away: visitors wait, and streams that came before are served. Packets of UDP
-    /// are not held back for anybody.
-    fn waits(&self) -> bool {
-        self.protocol == Protocol::Tcp
-    }
-
     /// What is dialled for a forward tunnel.
     pub(super) fn dials(&self) -> Option<&Target> {
         match &self.role {

@@ -1,6 +1,7 @@
 //! A session that one process leaves and the next one takes up. Implements `proto-spec/upgrade.md`.
 
 use std::collections::HashSet;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -11,9 +12,24 @@ use super::strand::Strand;
 use super::{Receiver, Sender, Session, Settings};
 use crate::wire::{Code, handover};
 
-/// A session without the connection that carried it: what the next connection of its client carries on.
+/// A session without the connection that carried it: what the next connection of its client carries on. Two are equal when
+/// they are of the same session.
 #[derive(Clone, Debug)]
 pub struct Past(pub(super) Arc<Ledger>);
+
+impl PartialEq for Past {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for Past {}
+
+impl Hash for Past {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        Arc::as_ptr(&self.0).hash(state);
+    }
+}
 
 /// A stream whose bytes are not moved any more, and that somebody else goes on with.
 #[derive(Debug)]
@@ -124,7 +140,7 @@ impl Past {
         }
     }
 
-    /// Whether its streams outlive their connection.
+    /// Whether what is open outlives its connection.
     pub fn outlives(&self) -> bool {
         !self.0.continuity.window().is_zero() && !self.0.is_over()
     }

@@ -65,6 +65,48 @@ pub struct Past {
     pub streams: ::prost::alloc::vec::Vec<Stream>,
     #[prost(message, repeated, tag = "7")]
     pub departures: ::prost::alloc::vec::Vec<Departure>,
+    #[prost(message, repeated, tag = "8")]
+    pub flows: ::prost::alloc::vec::Vec<Flow>,
+}
+/// A flow that goes on.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Flow {
+    #[prost(fixed64, tag = "1")]
+    pub token: u64,
+    /// The socket that is connected to its target; none where the flow is one of a published port.
+    #[prost(uint32, optional, tag = "2")]
+    pub socket: ::core::option::Option<u32>,
+    /// Where that port is listened on, who sends, and to which address of this machine, if that is known.
+    #[prost(string, tag = "3")]
+    pub bind: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub sender: ::prost::alloc::string::String,
+    #[prost(string, tag = "5")]
+    pub at: ::prost::alloc::string::String,
+    /// What the client is told of both.
+    #[prost(string, tag = "6")]
+    pub visitor: ::prost::alloc::string::String,
+    #[prost(string, tag = "7")]
+    pub visited: ::prost::alloc::string::String,
+    /// As lists show it.
+    #[prost(string, tag = "8")]
+    pub peer: ::prost::alloc::string::String,
+    /// Milliseconds since it began, and since its last packet.
+    #[prost(uint64, tag = "9")]
+    pub age_ms: u64,
+    #[prost(uint64, tag = "10")]
+    pub silent_ms: u64,
+    /// Whether its sender has sent again after an answer.
+    #[prost(bool, tag = "11")]
+    pub is_conversation: bool,
+    /// Bytes moved out of the socket and into it.
+    #[prost(uint64, tag = "12")]
+    pub sent: u64,
+    #[prost(uint64, tag = "13")]
+    pub received: u64,
+    /// What the target reads in front of the first packet that is still to come.
+    #[prost(bytes = "bytes", tag = "14")]
+    pub preface: ::prost::bytes::Bytes,
 }
 /// A stream that has ended here, which the peer may have missed.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]

@@ -261,7 +261,7 @@ pub struct Replaced {
 /// A flow begins: packets of one sender follow in datagrams with this number, which may overtake this message.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct FlowOpen {
-    /// Even from the client, odd from the router; never used twice in a session, below 2^62.
+    /// Even from the client, odd from the router; never used twice on a connection, below 2^62.
     #[prost(uint64, tag = "1")]
     pub flow: u64,
     /// The tunnel's number.
@@ -276,6 +276,9 @@ pub struct FlowOpen {
     /// The first packet; left out when it is too large for the message.
     #[prost(bytes = "bytes", optional, tag = "5")]
     pub payload: ::core::option::Option<::prost::bytes::Bytes>,
+    /// Names the flow across the connections of a session; 0: it ends with its connection.
+    #[prost(fixed64, tag = "6")]
+    pub token: u64,
 }
 /// A flow is over for both ends; it is not answered.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

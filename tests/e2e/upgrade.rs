@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::world::{
-    Client, Router, Service, Sshd, Tunnel, World, echo, ends_with_reset, eventually, figure,
-    free_port, noise, said_within, sha256_of,
+    Answerer, Client, Router, Service, Sshd, Tunnel, World, echo, ends_with_reset, eventually,
+    figure, free_port, noise, said_within, sha256_of, user_of,
 };
 
 #[track_caller]
@@ -37,11 +37,12 @@ fn outlives_upgrades(carrier: &[&str]) {
     let client = world.client("C");
     client.enrols(&router.invite(&[]));
     let tunnel = client.started(&client.start(sshd.addr()).args(carrier).succeeds());
-    let echoes = udp_echo();
-    let flow = client
-        .started(&client.start_udp(echoes, &free_port().to_string()).args(carrier).succeeds());
-    let user = UdpSocket::bind("127.0.0.1:0").expect("a socket");
-    user.connect(flow.bind).expect("connected");
+    let (echoes, sources) = (Answerer::echo(), Answerer::echo());
+    let bind = free_port().to_string();
+    let flow = client.started(&client.start_udp(echoes.addr(), &bind).args(carrier).succeeds());
+    let published = client.start_udp(sources.addr(), "0").args(["--reverse"]).args(carrier);
+    let published = client.started(&published.succeeds());
+    let (user, visitor) = (user_of(flow.bind), user_of(published.bind));
     let size = figure("MiB", 64, 1_024) << 20;
     let bytes = noise(5, size);
     let (file, copy) = (world.file("file", &bytes), world.path().join("copy"));
@@ -62,6 +63,7 @@ fn outlives_upgrades(carrier: &[&str]) {
             pauses[0].push(asked.elapsed());
             answers(&user);
             pauses[1].push(asked.elapsed());
+            answers(&visitor);
         }
         copying.join().expect("the copy");
     });
@@ -74,7 +76,9 @@ fn outlives_upgrades(carrier: &[&str]) {
         );
     }
     assert!(fs::read(&copy).expect("the copy") == bytes, "the same bytes");
-    assert!(tunnel.runs() && flow.runs());
+    assert!(tunnel.runs() && flow.runs() && published.runs());
+    // [UPG-7]
+    assert_eq!((echoes.senders(), sources.senders()), (1, 1), "the same sockets all the time");
 }
 
 /// Asks until there is an answer.
@@ -85,19 +89,6 @@ fn answers(user: &UdpSocket) {
         let _ = user.send(b"are you there?");
         matches!(user.recv(&mut [0; 64]), Ok(14))
     });
-}
-
-/// Sends every packet back.
-fn udp_echo() -> std::net::SocketAddr {
-    let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
-    let addr = socket.local_addr().expect("an address");
-    thread::spawn(move || {
-        let mut packet = [0; 2_048];
-        while let Ok((length, from)) = socket.recv_from(&mut packet) {
-            let _ = socket.send_to(&packet[..length], from);
-        }
-    });
-    addr
 }
 
 #[test]

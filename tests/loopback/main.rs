@@ -14,6 +14,7 @@ mod credit;
 mod declarations;
 mod endings;
 mod firewall;
+mod flow_resumption;
 mod hostile;
 mod hostile_flows;
 mod hostile_resumption;

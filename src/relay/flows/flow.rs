@@ -1,21 +1,22 @@
-//! One flow: packets of one sender, between a local socket and a session.
+//! One flow: packets of one sender, between a local socket and whatever connection carries the session.
 
 use std::cell::RefCell;
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use arc_swap::ArcSwapOption;
 use bytes::{BufMut, Bytes, BytesMut};
 use tokio_util::sync::CancellationToken;
 
-use super::Flows;
-use super::spill::Spill;
+use super::home::{Home, Life};
 use super::table::Aging;
 use super::traffic::{Loss, Traffic};
 use crate::ends::{UdpPort, Way};
-use crate::relay::{Counters, Entry};
-use crate::session::{DatagramRoom, SendDatagramError};
+use crate::relay::{Counters, Entry, Live, Table};
+use crate::session::{DatagramRoom, Past, SendDatagramError};
 use crate::tunnel::{Options, Oversize};
 use crate::wire::{
     Code, Fragment, HEADER_MOST, MAX_FRAGMENTS, MAX_PACKET, piece_size, put_fragment, put_whole,
@@ -41,27 +42,38 @@ pub struct FlowRules {
 /// A flow. Shared by whoever reads its socket and whoever reads its session.
 #[derive(Debug)]
 pub struct Flow {
-    pub(super) id: u64,
-    pub(super) flows: Flows,
-    pub(super) rules: FlowRules,
+    /// `None` until a connection carries a flow that another process has left.
+    pub(super) home: ArcSwapOption<Home>,
+    pub(super) life: Life,
+    pub(super) table: Table,
+    pub(super) identity: FlowIdentity,
     pub(super) port: Arc<UdpPort>,
     /// Where packets of the session go; `None` when the socket is connected.
     pub(super) way: Option<Way>,
     stop: CancellationToken,
     counters: Arc<Counters>,
     /// Keeps the flow in the table of what is live, until it is over.
-    entry: Mutex<Option<Entry>>,
+    pub(super) entry: Mutex<Option<Entry>>,
     used_at: AtomicU64,
     /// How far the conversation has come: see [`Talk`].
     talk: AtomicU8,
-    is_over: AtomicBool,
     /// Numbers the packets that travel in pieces.
     packets: AtomicU64,
     /// What its own socket had dropped at the last look.
     overflowed: AtomicU64,
     /// What the socket's peer reads before the first packet.
     preface: Mutex<Option<Box<[u8]>>>,
-    spill: OnceLock<Spill>,
+}
+
+/// What stays the same of a flow when another connection carries it. [FLW-15]
+#[derive(Debug)]
+pub(super) struct FlowIdentity {
+    /// The session, whatever connections carry it.
+    pub(super) session: Past,
+    /// 0: it ends with its connection.
+    pub(super) token: u64,
+    /// Who sends, and where to, as the peer is told again; only who opens a flow has to know.
+    pub(super) introduced: Option<Box<(SocketAddr, SocketAddr)>>,
 }
 
 /// How far a flow has come: one question with one answer is no conversation yet.
@@ -84,18 +96,19 @@ impl FlowRules {
 }
 
 impl Flow {
+    /// A flow that is open from here on.
     pub(super) fn new(
-        id: u64,
-        flows: Flows,
-        rules: FlowRules,
+        home: Option<Home>,
+        identity: FlowIdentity,
         (port, way): (Arc<UdpPort>, Option<Way>),
-        entry: Entry,
+        (table, entry): (Table, Entry),
         preface: Option<Box<[u8]>>,
     ) -> Self {
         Self {
-            id,
-            flows,
-            rules,
+            life: Life::new(home.is_some()),
+            home: ArcSwapOption::from_pointee(home),
+            table,
+            identity,
             port,
             way,
             stop: entry.stop.clone(),
@@ -103,11 +116,9 @@ impl Flow {
             entry: Mutex::new(Some(entry)),
             used_at: AtomicU64::new(now()),
             talk: AtomicU8::new(Talk::NONE),
-            is_over: AtomicBool::new(false),
             packets: AtomicU64::new(0),
             overflowed: AtomicU64::new(0),
             preface: Mutex::new(preface),
-            spill: OnceLock::new(),
         }
     }
 
@@ -116,22 +127,21 @@ impl Flow {
         &self.stop
     }
 
-    /// The session's end of a flow that is over.
-    pub(super) fn end(&self) -> bool {
-        let is_first = !self.is_over.swap(true, Ordering::AcqRel);
-        if is_first {
+    /// It is over.
+    pub(super) fn end(&self) {
+        if self.life.ends() {
             self.stop.cancel();
             drop(self.entry.lock().unwrap_or_else(PoisonError::into_inner).take());
         }
-        is_first
     }
 
-    fn is_over(&self) -> bool {
-        self.is_over.load(Ordering::Relaxed)
+    /// Whether its sender has spoken again after an answer.
+    pub(super) fn has_conversed(&self) -> bool {
+        self.talk.load(Ordering::Relaxed) == Talk::BOTH_WAYS
     }
 
-    fn traffic(&self) -> &Traffic {
-        self.flows.traffic()
+    pub(super) fn traffic(&self) -> &Traffic {
+        self.table.traffic()
     }
 
     /// Sends a packet of the local socket into the session. What cannot be sent is counted and gone. [FLW-1]
@@ -140,16 +150,9 @@ impl Flow {
         if self.talk.load(Ordering::Relaxed) == Talk::ANSWERED {
             self.talk.store(Talk::BOTH_WAYS, Ordering::Relaxed);
         }
-        let session = self.flows.session();
-        let largest = session.datagram_limit(room);
-        let fits = whole_header_len(self.id) + packet.len() <= largest;
-        let sent = match fits {
-            true => match self.send_whole(packet, room) {
-                // The path has shrunk since it was looked at.
-                Err(SendDatagramError::TooLarge) => self.send_oversize(packet, room),
-                sent => sent,
-            },
-            false => self.send_oversize(packet, room),
+        let sent = match &*self.home.load() {
+            Some(home) => self.send_home(home, packet, room),
+            None => Err(SendDatagramError::Lost),
         };
         match sent {
             Ok(()) => self.count_sent(packet.len()),
@@ -165,35 +168,42 @@ impl Flow {
         self.counters.sent.fetch_add(length as u64, Ordering::Relaxed);
     }
 
-    fn send_whole(&self, packet: &[u8], room: &mut DatagramRoom) -> Result<(), SendDatagramError> {
-        let datagram = written(whole_header_len(self.id) + packet.len(), |into| {
-            put_whole(self.id, into);
-            into.put_slice(packet);
-        });
-        self.flows.push(datagram, room)
-    }
-
-    fn send_oversize(
+    fn send_home(
         &self,
+        home: &Home,
         packet: &[u8],
         room: &mut DatagramRoom,
     ) -> Result<(), SendDatagramError> {
+        let largest = home.flows.session().datagram_limit(room);
+        if whole_header_len(home.id) + packet.len() <= largest {
+            let datagram = written(whole_header_len(home.id) + packet.len(), |into| {
+                put_whole(home.id, into);
+                into.put_slice(packet);
+            });
+            match home.flows.push(datagram, room) {
+                // The path has shrunk since it was looked at.
+                Err(SendDatagramError::TooLarge) => {}
+                sent => return sent,
+            }
+        }
         if packet.len() > MAX_PACKET {
             return Err(SendDatagramError::TooLarge);
         }
-        match self.rules.oversize {
+        match home.rules.oversize {
             Oversize::Drop => Err(SendDatagramError::TooLarge),
-            Oversize::Stream => {
-                let spill = self.spill.get_or_init(|| Spill::start(self.flows.clone(), self.id));
-                spill.push(packet)
-            }
-            Oversize::Fragment => self.send_pieces(packet, room),
+            Oversize::Stream => home.spill().push(packet),
+            Oversize::Fragment => self.send_pieces(home, packet, room),
         }
     }
 
     /// [FLW-2]
-    fn send_pieces(&self, packet: &[u8], room: &mut DatagramRoom) -> Result<(), SendDatagramError> {
-        let largest = self.flows.session().datagram_limit(room);
+    fn send_pieces(
+        &self,
+        home: &Home,
+        packet: &[u8],
+        room: &mut DatagramRoom,
+    ) -> Result<(), SendDatagramError> {
+        let largest = home.flows.session().datagram_limit(room);
         let capacity = largest.checked_sub(HEADER_MOST).filter(|capacity| *capacity > 0);
         let capacity = capacity.ok_or(SendDatagramError::Lost)?;
         let count = packet.len().div_ceil(capacity).max(2);
@@ -204,7 +214,7 @@ impl Flow {
         let size = piece_size(packet.len(), count);
         for (index, piece) in packet.chunks(size).enumerate() {
             let fragment = Fragment {
-                flow: self.id,
+                flow: home.id,
                 packet: number,
                 index: index as u8,
                 count: count as u8,
@@ -215,7 +225,7 @@ impl Flow {
                 put_fragment(&fragment, into);
                 into.put_slice(piece);
             });
-            self.flows.push(datagram, room)?;
+            home.flows.push(datagram, room)?;
         }
         Ok(())
     }
@@ -269,12 +279,12 @@ impl Flow {
             {
                 Code::Unreachable
             }
-            _ => return tracing::debug!(flow = self.id, %error, "packet not sent"),
+            _ => return tracing::debug!(%error, "packet of a flow not sent"),
         };
-        if let Some(target) = self.port.peer().filter(|_| !self.is_over()) {
-            self.flows.refused(&target.to_string(), &code.to_string());
+        if let Some(target) = self.port.peer().filter(|_| !self.life.is_over()) {
+            self.table.refuse(&target.to_string(), None, &code.to_string());
         }
-        self.flows.close(self.id, code, "");
+        self.close(code, "");
     }
 
     /// Counts what the system has dropped at the flow's own socket. A shared one is looked at by whoever listens.
@@ -287,17 +297,44 @@ impl Flow {
     }
 }
 
+/// What one process leaves to the next.
+#[cfg(unix)]
+impl Flow {
+    /// Its row in the table of what is live, unless it is over.
+    pub(super) fn row(&self) -> Option<Live> {
+        self.entry.lock().unwrap_or_else(PoisonError::into_inner).as_ref()?.live()
+    }
+
+    /// Milliseconds since its last packet.
+    pub(super) fn silent_for(&self) -> u64 {
+        now().saturating_sub(self.used_at.load(Ordering::Relaxed))
+    }
+
+    /// What was so in the process before.
+    pub(super) fn has_been(&self, silent_for: u64, has_conversed: bool) {
+        self.used_at.store(now().saturating_sub(silent_for), Ordering::Relaxed);
+        self.talk
+            .store(if has_conversed { Talk::BOTH_WAYS } else { Talk::NONE }, Ordering::Relaxed);
+    }
+
+    /// What its target still has to read in front of the first packet.
+    pub(super) fn preface(&self) -> Vec<u8> {
+        let preface = self.preface.lock().unwrap_or_else(PoisonError::into_inner);
+        preface.as_deref().unwrap_or_default().to_vec()
+    }
+}
+
 impl Aging for Arc<Flow> {
     fn used_at(&self) -> u64 {
         self.used_at.load(Ordering::Relaxed)
     }
 
     fn is_conversation(&self) -> bool {
-        self.talk.load(Ordering::Relaxed) == Talk::BOTH_WAYS
+        self.has_conversed()
     }
 
     fn is_over(&self) -> bool {
-        Flow::is_over(self)
+        self.life.is_over()
     }
 }
 
@@ -323,16 +360,14 @@ fn written(length: usize, write: impl FnOnce(&mut BytesMut)) -> Bytes {
     })
 }
 
-/// Milliseconds of the clock of all flows.
+/// Milliseconds of the clock of all flows. It began a day before the process did, in which flows may have been silent
+/// already.
 pub(super) fn now() -> u64 {
     static BEGAN: OnceLock<Instant> = OnceLock::new();
-    let began = BEGAN.get_or_init(|| {
-        let now = Instant::now();
-        now.checked_sub(Duration::from_secs(1)).unwrap_or(now)
-    });
-    began.elapsed().as_millis() as u64
+    DAY + BEGAN.get_or_init(Instant::now).elapsed().as_millis() as u64
 }
 
+const DAY: u64 = 24 * 60 * 60 * 1_000;
 /// A hundred and more full packets; a quiet process holds none.
 const ARENA_SIZE: usize = 256 << 10;
 /// `EMSGSIZE`.

@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use tokio::time::MissedTickBehavior;
 
 use super::flow::{Flow, FlowRules, now};
+use super::opening::Known;
 use super::table::FlowTable;
 use super::traffic::Loss;
 use super::{Flows, Scope, lock};
@@ -52,6 +53,19 @@ impl Front {
     }
 }
 
+impl Front {
+    /// Takes over flows of another process; they are opened again when their session is back. [UPG-7]
+    pub fn adopt(&self, flows: Vec<Known>) {
+        let mut senders = lock(&self.senders);
+        for known in flows {
+            let Some(flow) = known.kept() else { continue };
+            if let Some(way) = flow.way {
+                senders.insert(way.to, flow);
+            }
+        }
+    }
+}
+
 /// Serves the socket until `scope.stop`, or until nobody is left while it drains; `pick` says where a new sender's
 /// flow goes, if anywhere. The flows that are left then end.
 pub async fn front(front: &Front, pick: impl Fn() -> Option<Destination>, scope: &Scope) {
@@ -66,8 +80,13 @@ pub async fn front(front: &Front, pick: impl Fn() -> Option<Destination>, scope:
             received = front.port.receive(|arrived| {
                 front.take(&arrived, &mut newcomers, &mut room, now);
             }) => received,
+            () = front.table.lineages().changed() => {
+                front.open_again(&pick).await;
+                continue;
+            }
             _ = tick.tick() => {
-                lock(&front.senders).sweep();
+                front.open_again(&pick).await;
+                front.sweep(now, scope.draining.is_cancelled());
                 if scope.draining.is_cancelled() && lock(&front.senders).is_empty() {
                     break;
                 }
@@ -88,7 +107,7 @@ pub async fn front(front: &Front, pick: impl Fn() -> Option<Destination>, scope:
     }
     let senders = lock(&front.senders).drain();
     for flow in senders {
-        flow.flows.close(flow.id, Code::Done, "");
+        flow.close(Code::Done, "");
     }
 }
 
@@ -102,7 +121,7 @@ impl Front {
         now: u64,
     ) {
         let flow = lock(&self.senders).get(&arrived.from).cloned();
-        if let Some(flow) = flow {
+        if let Some(flow) = flow.filter(|flow| !flow.is_parted()) {
             return arrived.packets().for_each(|packet| flow.send(packet, room, now));
         }
         newcomers.extend(arrived.packets().map(|packet| Newcomer {
@@ -112,16 +131,46 @@ impl Front {
         }));
     }
 
+    /// Opens flows again whose connection was lost, as soon as there is another one. [FLW-15]
+    async fn open_again(&self, pick: impl Fn() -> Option<Destination>) {
+        let parted: Vec<_> = {
+            let senders = lock(&self.senders);
+            senders.flows().filter(|flow| flow.is_parted()).cloned().collect()
+        };
+        if parted.is_empty() {
+            return;
+        }
+        let Some(to) = pick() else { return };
+        for flow in parted.iter().filter(|flow| flow.is_of(&to.flows)) {
+            to.flows.open_again(flow, to.rules).await;
+        }
+    }
+
+    fn sweep(&self, now: u64, is_draining: bool) {
+        let mut senders = lock(&self.senders);
+        for flow in senders.flows().filter(|flow| flow.is_given_up(now, is_draining)) {
+            flow.end();
+        }
+        senders.sweep();
+    }
+
     /// Opens a flow for a sender, unless it got one with its packet before this one. [FLW-6] [FLW-12]
     async fn welcome(&self, newcomer: Newcomer, pick: impl Fn() -> Option<Destination>) {
         let (now, traffic) = (now(), self.table.traffic());
-        if let Some(flow) = lock(&self.senders).get(&newcomer.from).cloned() {
+        let known = lock(&self.senders).get(&newcomer.from).cloned();
+        if let Some(flow) = known.as_ref().filter(|flow| !flow.is_parted()) {
             return flow.send(&newcomer.packet, &mut DatagramRoom::default(), now);
         }
-        let Some(to) = pick() else { return traffic.count_lost(Loss::NoSession, 1) };
+        let Some(to) = pick().filter(|to| !to.flows.is_over()) else {
+            return traffic.count_lost(Loss::NoSession, 1);
+        };
+        if let Some(flow) = known.filter(|flow| flow.is_of(&to.flows)) {
+            to.flows.open_again(&flow, to.rules).await;
+            return flow.send(&newcomer.packet, &mut DatagramRoom::default(), now);
+        }
         let room = lock(&self.senders).make_room(to.max_flows, now);
         match room {
-            Ok(Some(evicted)) => evicted.flows.close(evicted.id, Code::Evicted, ""),
+            Ok(Some(evicted)) => evicted.close(Code::Evicted, ""),
             Ok(None) => {}
             Err(_) => return traffic.count_lost(Loss::TableFull, 1),
         }
@@ -139,7 +188,7 @@ impl Front {
                 }
                 let earlier = lock(&self.senders).insert(newcomer.from, flow);
                 if let Some(earlier) = earlier {
-                    earlier.flows.close(earlier.id, Code::Done, "");
+                    earlier.close(Code::Done, "");
                 }
             }
             Err(loss) => traffic.count_lost(loss, 1),

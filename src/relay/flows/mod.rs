@@ -8,6 +8,10 @@ mod counts;
 mod early;
 mod flow;
 mod front;
+mod home;
+#[cfg(unix)]
+mod legacy;
+mod lineages;
 mod opening;
 mod reassembly;
 mod receive;
@@ -19,7 +23,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -28,22 +32,27 @@ use tokio_util::sync::CancellationToken;
 
 pub use flow::FlowRules;
 pub use front::{Destination, Front, front};
-pub use opening::Opening;
+#[cfg(unix)]
+pub use legacy::Bequest;
+pub(super) use lineages::Lineages;
+pub use opening::{Known, Opening};
 pub use reassembly::Reassembly;
 pub use table::{Aging, CONVERSATION_PATIENCE, FlowTable, PATIENCE, TableFull};
 pub use traffic::{Loss, Traffic, TrafficMetrics};
 
 use super::{Faces, Table};
 use crate::ends::{UdpPort, Way};
+use crate::identity::random_bytes;
 use crate::session::{DatagramRoom, Event, Incoming, SendDatagramError, Session};
 use crate::task::Tasks;
 use crate::tunnel::Protocol;
 use crate::wire::{Code, FlowClose, FlowOpen};
 use counts::Counts;
 use early::Early;
-use flow::Flow;
+use flow::{Flow, FlowIdentity};
+use home::Home;
 
-/// The flows of one session; a clone is another handle to the same.
+/// The flows of one connection of a session; a clone is another handle to the same.
 #[derive(Clone, Debug)]
 pub struct Flows(Arc<Inner>);
 
@@ -84,7 +93,8 @@ pub struct Scope {
 }
 
 impl Flows {
-    /// The flows of a session that has just begun. Its datagrams are read from here on, until the session ends.
+    /// The flows of a connection that has just begun to carry a session. Its datagrams are read from here on, until it
+    /// ends; what it leaves waits for the next one. [FLW-15]
     pub fn start(
         session: &Session,
         side: Side,
@@ -109,6 +119,7 @@ impl Flows {
             settled: Notify::new(),
             pushed: AtomicU64::new(0),
         }));
+        table.lineages().succeed(&flows);
         tasks.spawn_until_cancelled("datagrams", receive::receive(flows.clone()));
         tasks.spawn_until_cancelled("flows", receive::sweep(flows.clone()));
         flows
@@ -127,6 +138,16 @@ impl Flows {
     /// Whether none is open.
     pub fn is_empty(&self) -> bool {
         self.open().is_empty()
+    }
+
+    /// Whether the connection is no more.
+    pub(super) fn is_over(&self) -> bool {
+        self.0.is_over.load(Ordering::Acquire)
+    }
+
+    /// Whoever has flows of the session looks for them here: from now on they are found.
+    pub fn announce(&self) {
+        self.0.table.lineages().announce();
     }
 
     pub(super) fn traffic(&self) -> &Traffic {
@@ -149,30 +170,55 @@ impl Flows {
         let entry =
             self.0.table.enter(Protocol::Udp, Faces::User, visitor.to_string(), &self.0.scope.stop);
         let way = (Arc::clone(port), Some(way));
-        let flow = Arc::new(Flow::new(id, self.clone(), rules, way, entry, None));
+        let identity = FlowIdentity {
+            session: self.session().past(),
+            token: next_token(),
+            introduced: Some(Box::new((visitor, visited))),
+        };
+        let home = Some(Home::new(self, id, rules));
+        let table = (self.0.table.clone(), entry);
+        let flow = Arc::new(Flow::new(home, identity, way, table, None));
         self.0.counts.add(rules.tunnel);
         self.open().insert(id, Arc::clone(&flow));
         self.unless_over(id);
         let length = first.as_ref().map(Bytes::len);
-        let message = FlowOpen {
-            flow: id,
-            tunnel: rules.tunnel,
-            visitor: visitor.to_string(),
-            visited: visited.to_string(),
-            payload: first,
-        };
-        let said = self.0.session.say(Event::FlowOpen(message));
-        match tokio::time::timeout(SAY_LIMIT, said).await {
-            Ok(Ok(())) => {
+        let message = FlowOpen { payload: first, ..flow.opening(id, rules.tunnel) };
+        match self.says_open(message).await {
+            Ok(()) => {
                 if let Some(length) = length {
                     flow.count_sent(length);
                 }
                 Ok(flow)
             }
-            outcome => {
+            Err(loss) => {
                 self.forget(id);
-                Err(if outcome.is_ok() { Loss::NoSession } else { Loss::QueueFull })
+                flow.end();
+                Err(loss)
             }
+        }
+    }
+
+    /// Opens a flow again that an earlier connection has carried. What fails because the connection does is tried again
+    /// on the next one. [FLW-15]
+    pub(super) async fn open_again(&self, flow: &Arc<Flow>, rules: FlowRules) {
+        let id = self.0.next.fetch_add(2, Ordering::Relaxed);
+        if !flow.moves_to(self, id, rules) {
+            return;
+        }
+        self.0.counts.add(rules.tunnel);
+        self.open().insert(id, Arc::clone(flow));
+        self.unless_over(id);
+        if let Err(loss) = self.says_open(flow.opening(id, rules.tunnel)).await {
+            tracing::debug!(flow = id, ?loss, "a flow is not open again yet");
+            self.leaves(id);
+        }
+    }
+
+    async fn says_open(&self, open: FlowOpen) -> Result<(), Loss> {
+        match tokio::time::timeout(SAY_LIMIT, self.0.session.say(Event::FlowOpen(open))).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(Loss::NoSession),
+            Err(_) => Err(Loss::QueueFull),
         }
     }
 
@@ -197,7 +243,8 @@ impl Flows {
         // The user's program hears of it as it would without a tunnel. [FLW-9]
         flow.port.tell_unreachable(flow.way?);
         let said = Some(close.message.clone()).filter(|message| !message.is_empty());
-        Some((flow.rules.tunnel, said.unwrap_or_else(|| code.to_string())))
+        let tunnel = flow.home.load().as_ref()?.rules.tunnel;
+        Some((tunnel, said.unwrap_or_else(|| code.to_string())))
     }
 
     /// Ends a flow and tells the peer. [FLW-10]
@@ -205,11 +252,6 @@ impl Flows {
         if self.forget(id).is_some() {
             self.say_closed(id, code, message);
         }
-    }
-
-    /// Notes for the operator that nobody could be reached.
-    fn refused(&self, target: &str, reason: &str) {
-        self.0.table.refuse(target, None, reason);
     }
 
     /// Large packets of a flow, on a stream of the peer. [FLW-8]
@@ -262,18 +304,49 @@ impl Flows {
         self.open().get(&id).cloned()
     }
 
-    /// Ends a flow that came after the end of all.
+    /// A flow that came after the end of all leaves at once.
     fn unless_over(&self, id: u64) {
-        if self.0.is_over.load(Ordering::Acquire) {
-            self.forget(id);
+        if self.is_over() {
+            self.leaves(id);
         }
+    }
+
+    /// The connection is no more: its flows, which wait for the next one of the session now. Those that end with their
+    /// connection are over. [FLW-15]
+    fn part(&self) -> Vec<Arc<Flow>> {
+        self.0.is_over.store(true, Ordering::Release);
+        let open: Vec<_> = self.open().keys().copied().collect();
+        let parted = open.into_iter().filter_map(|id| self.leaves(id)).collect();
+        self.announce();
+        parted
+    }
+
+    /// The same of one flow.
+    fn leaves(&self, id: u64) -> Option<Arc<Flow>> {
+        let flow = self.take(id)?;
+        if !flow.lasts() {
+            flow.end();
+            return None;
+        }
+        flow.parts();
+        if flow.way.is_none() {
+            self.0.table.lineages().keep(Arc::clone(&flow));
+        }
+        Some(flow)
     }
 
     /// Takes a flow out, which ends it; `None` when there is none.
     fn forget(&self, id: u64) -> Option<Arc<Flow>> {
-        let flow = self.open().remove(&id)?;
-        self.0.counts.take(flow.rules.tunnel);
+        let flow = self.take(id)?;
         flow.end();
+        Some(flow)
+    }
+
+    fn take(&self, id: u64) -> Option<Arc<Flow>> {
+        let flow = self.open().remove(&id)?;
+        if let Some(home) = &*flow.home.load() {
+            self.0.counts.take(home.rules.tunnel);
+        }
         Some(flow)
     }
 
@@ -284,6 +357,13 @@ impl Flows {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Tokens of flows: of one process, none twice; of the next one, others.
+fn next_token() -> u64 {
+    static NEXT: OnceLock<AtomicU64> = OnceLock::new();
+    let next = NEXT.get_or_init(|| AtomicU64::new(random_bytes().map_or(1, u64::from_ne_bytes)));
+    next.fetch_add(1, Ordering::Relaxed).max(1)
 }
 
 /// How long a peer that does not read its control stream is waited for.

@@ -1,11 +1,13 @@
 //! The targets' side of UDP: a flow that the peer opens gets a socket of its own.
 
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::flow::{Flow, FlowRules, now};
+use super::flow::{Flow, FlowIdentity, FlowRules, now};
+use super::home::Home;
 use super::traffic::Loss;
 use super::{Flows, lock};
 use crate::ends::UdpPort;
@@ -76,12 +78,42 @@ impl Opening {
     pub fn serve(self, rules: FlowRules, port: UdpPort, entry: Entry, preface: Option<Box<[u8]>>) {
         let (flows, id) = (&self.flows, self.open.flow);
         let way = (Arc::new(port), None);
-        let flow = Arc::new(Flow::new(id, flows.clone(), rules, way, entry, preface));
+        let identity = FlowIdentity {
+            session: flows.session().past(),
+            token: self.open.token,
+            introduced: None,
+        };
+        let home = Some(Home::new(flows, id, rules));
+        let table = (flows.0.table.clone(), entry);
+        let flow = Arc::new(Flow::new(home, identity, way, table, preface));
+        if self.opened(&flow) {
+            // Its stop comes with everybody else's.
+            self.flows.tasks().spawn("flow", answers(flow));
+        }
+    }
+
+    /// The flow itself, when an earlier connection has carried it and it waits here. [FLW-15]
+    pub fn known(&self) -> Option<Known> {
+        let (session, token) = (self.flows.session().past(), self.open.token);
+        self.flows.0.table.lineages().take(&session, token).map(Known::new)
+    }
+
+    /// Serves a flow with the socket that it has had all the time, unless the peer has ended it meanwhile.
+    pub fn carry_on(self, rules: FlowRules, known: Known) {
+        let Some(flow) = known.kept() else { return };
+        if !flow.moves_to(&self.flows, self.open.flow, rules) || !self.opened(&flow) {
+            flow.end();
+        }
+    }
+
+    /// From here on it is open; what has come for it is delivered. False when the peer has ended it.
+    fn opened(&self, flow: &Arc<Flow>) -> bool {
+        let (flows, id) = (&self.flows, self.open.flow);
         let waiting = {
             // Both at once: it is about to be open or is open, and never neither.
             let mut open = flows.open();
-            let Some(waiting) = lock(&flows.0.early).settle(id) else { return };
-            open.insert(id, Arc::clone(&flow));
+            let Some(waiting) = lock(&flows.0.early).settle(id) else { return false };
+            open.insert(id, Arc::clone(flow));
             waiting
         };
         flows.0.settled.notify_waiters();
@@ -89,22 +121,41 @@ impl Opening {
         for packet in waiting {
             flow.deliver(&packet, packet.len(), now());
         }
-        // Its stop comes with everybody else's.
-        flows.tasks().spawn("flow", answers(flow));
+        true
     }
 }
 
-impl Drop for Opening {
+/// A flow that waits for a connection. Dropped without one, it is over.
+#[derive(Debug)]
+pub struct Known(Option<Arc<Flow>>);
+
+impl Known {
+    pub(super) fn new(flow: Arc<Flow>) -> Self {
+        Self(Some(flow))
+    }
+
+    /// Whom its socket is connected to.
+    pub fn target(&self) -> Option<SocketAddr> {
+        self.0.as_ref()?.port.peer()
+    }
+
+    /// Somebody else has it now.
+    pub(super) fn kept(mut self) -> Option<Arc<Flow>> {
+        self.0.take()
+    }
+}
+
+impl Drop for Known {
     fn drop(&mut self) {
-        if let Some(waiting) = self.flows.give_up(self.open.flow) {
-            self.flows.traffic().count_lost(Loss::UnknownFlow, waiting.len() as u64);
+        if let Some(flow) = self.0.take() {
+            flow.end();
         }
     }
 }
 
 /// Reads a target's packets until the flow is over. There is one of these for each flow: what it holds while it waits
 /// is most of what an idle flow costs.
-async fn answers(flow: Arc<Flow>) {
+pub(super) async fn answers(flow: Arc<Flow>) {
     let mut stopped = pin!(flow.stop().cancelled());
     loop {
         let mut room = DatagramRoom::default();
@@ -121,5 +172,5 @@ async fn answers(flow: Arc<Flow>) {
     }
     flow.look_at_socket();
     // Killed, unless it is over already.
-    flow.flows.close(flow.id, Code::Killed, "ended by an operator");
+    flow.close(Code::Killed, "ended by an operator");
 }

@@ -15,9 +15,15 @@ use super::{Flows, lock};
 use crate::session::OpenError;
 use crate::wire::{Code, Datagram};
 
-/// Reads until the session ends; then every flow of it is over.
+/// Reads until the connection ends. Its flows wait for the next one then. [FLW-15]
 pub(super) async fn receive(flows: Flows) {
-    let _over = EndsAll(flows.clone());
+    let over = Parts(flows.clone());
+    read(flows.clone()).await;
+    drop(over);
+    flows.outlive().await;
+}
+
+async fn read(flows: Flows) {
     let mut reader = Reader { train: Train::default(), flows, reassembly: Reassembly::default() };
     let mut batch = Vec::new();
     let (mut taken, mut missed) = (0u64, Missed::default());
@@ -61,11 +67,11 @@ pub(super) async fn sweep(flows: Flows) {
             if silent < LOOKED_AT {
                 flow.look_at_socket();
             }
-            let idle = flow.rules.idle.is_some_and(|idle| silent >= idle);
+            let idle = flow.home.load().as_ref().and_then(|home| home.rules.idle);
             if flow.stop().is_cancelled() {
-                flows.close(flow.id, Code::Killed, "ended by an operator");
-            } else if idle || draining && silent >= DRAINED {
-                flows.close(flow.id, Code::Idle, "");
+                flow.close(Code::Killed, "ended by an operator");
+            } else if idle.is_some_and(|idle| silent >= idle) || draining && silent >= DRAINED {
+                flow.close(Code::Idle, "");
             }
         }
         let given_up = lock(&flows.0.early).sweep(now);
@@ -73,16 +79,12 @@ pub(super) async fn sweep(flows: Flows) {
     }
 }
 
-/// Ends all flows when the session's reader does, however that ends: they hold each other otherwise.
-struct EndsAll(Flows);
+/// Flows part from the connection when its reader ends, however that ends: they hold each other otherwise.
+struct Parts(Flows);
 
-impl Drop for EndsAll {
+impl Drop for Parts {
     fn drop(&mut self) {
-        self.0.0.is_over.store(true, Ordering::Release);
-        let open: Vec<_> = self.0.open().keys().copied().collect();
-        for id in open {
-            self.0.forget(id);
-        }
+        self.0.part();
     }
 }
 
@@ -147,6 +149,21 @@ impl Reader {
 }
 
 impl Flows {
+    /// Gives up the flows that nobody has opened again by the time that they should have been.
+    async fn outlive(&self) {
+        let opened_again = async {
+            if !self.session().ends_here().await {
+                tokio::time::sleep(REOPENED_WITHIN).await;
+            }
+        };
+        tokio::select! {
+            () = opened_again => {}
+            () = self.0.scope.draining.cancelled() => {}
+            () = self.0.scope.stop.cancelled() => {}
+        }
+        self.0.table.lineages().forget(self);
+    }
+
     /// Whether packets of a flow are of use: it is open, or may be in a moment.
     pub(super) fn knows(&self, id: u64) -> bool {
         self.open().contains_key(&id) || lock(&self.0.early).may_come(id)
@@ -171,7 +188,9 @@ impl Train {
         };
         let size = first.len();
         let fits = last.len() == size && packet.len() <= size && !packet.is_empty();
-        flow.id == id && fits && self.packets.len() < flow.port.train_length(size)
+        flow.home.load().as_ref().is_some_and(|home| home.id == id)
+            && fits
+            && self.packets.len() < flow.port.train_length(size)
     }
 
     fn leave(&mut self, now: u64) {
@@ -226,5 +245,7 @@ const BATCH: usize = 256;
 const SWEEP: Duration = Duration::from_secs(1);
 /// Silence after which a flow's socket has nothing new to tell: two sweeps.
 const LOOKED_AT: u64 = 2_000;
+/// After the session has its next connection: who has thousands of flows says so for a while.
+const REOPENED_WITHIN: Duration = Duration::from_secs(10);
 /// While the process drains, so much silence ends a flow.
 const DRAINED: u64 = 1_000;

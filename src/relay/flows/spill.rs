@@ -70,7 +70,7 @@ pub(super) async fn read(flow: Arc<Flow>, mut receiver: Receiver) {
             match split_frame(&mut buffer, MAX_PACKET) {
                 Ok(Framed::Whole(packet)) => flow.deliver(&packet, packet.len(), now()),
                 Ok(Framed::Partial) => break,
-                Err(_) => return flow.flows.traffic().count_lost(Loss::Malformed, 1),
+                Err(_) => return flow.traffic().count_lost(Loss::Malformed, 1),
             }
         }
     }

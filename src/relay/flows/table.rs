@@ -94,6 +94,11 @@ impl<F: Aging> FlowTable<F> {
         self.flows.insert(sender, (self.next, flow)).map(|(_, earlier)| earlier)
     }
 
+    /// All flows, in no order.
+    pub fn flows(&self) -> impl Iterator<Item = &F> {
+        self.flows.values().map(|(_, flow)| flow)
+    }
+
     /// Takes out every flow that is over.
     pub fn sweep(&mut self) {
         self.flows.retain(|_, (_, flow)| !flow.is_over());

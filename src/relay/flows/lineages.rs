@@ -1,0 +1,126 @@
+//! The flows of a process by their sessions, across the connections that carry those. [FLW-15]
+
+use std::collections::HashMap;
+#[cfg(unix)]
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, Weak};
+
+use tokio::sync::Notify;
+
+use super::flow::Flow;
+use super::{Flows, Inner, lock};
+use crate::session::Past;
+
+/// All of them.
+#[derive(Debug, Default)]
+pub(in crate::relay) struct Lineages {
+    sessions: Mutex<HashMap<Past, Lineage>>,
+    /// A flow has lost its connection, or there is another one.
+    changed: Notify,
+}
+
+/// Those of one session.
+#[derive(Debug, Default)]
+struct Lineage {
+    /// Of the connection that carries it now.
+    flows: Weak<Inner>,
+    /// Flows of the peer that wait to be opened again, by their tokens.
+    waiting: HashMap<u64, Arc<Flow>>,
+}
+
+impl Lineages {
+    /// Another connection carries the session of `flows`: those of the one before part from it now, whether or not it has
+    /// been noticed that it is over.
+    pub(super) fn succeed(&self, flows: &Flows) {
+        let past = flows.session().past();
+        let before = {
+            let mut sessions = lock(&self.sessions);
+            let lineage = sessions.entry(past).or_default();
+            std::mem::replace(&mut lineage.flows, Arc::downgrade(&flows.0)).upgrade()
+        };
+        if let Some(before) = before {
+            Flows(before).part();
+        }
+    }
+
+    /// Keeps a flow of the peer until that opens it again.
+    pub(super) fn keep(&self, flow: Arc<Flow>) {
+        let identity = &flow.identity;
+        let mut sessions = lock(&self.sessions);
+        let lineage = sessions.entry(identity.session.clone()).or_default();
+        let earlier = if lineage.waiting.len() < WAITING_MOST {
+            lineage.waiting.insert(identity.token, Arc::clone(&flow))
+        } else {
+            Some(flow)
+        };
+        drop(sessions);
+        if let Some(earlier) = earlier {
+            earlier.end();
+        }
+    }
+
+    /// A flow that the peer opens again.
+    pub(super) fn take(&self, session: &Past, token: u64) -> Option<Arc<Flow>> {
+        lock(&self.sessions).get_mut(session)?.waiting.remove(&token)
+    }
+
+    /// What was left of `flows` need not be waited for any more.
+    pub(super) fn forget(&self, flows: &Flows) {
+        let past = flows.session().past();
+        let mut sessions = lock(&self.sessions);
+        let Some(lineage) = sessions.get_mut(&past) else { return };
+        let of_it = |flow: &Flow| {
+            flow.home.load().as_ref().is_some_and(|home| Arc::ptr_eq(&home.flows.0, &flows.0))
+        };
+        let ended: Vec<_> =
+            lineage.waiting.extract_if(|_, flow| of_it(flow)).map(|(_, flow)| flow).collect();
+        if lineage.waiting.is_empty() && lineage.flows.as_ptr() == Arc::as_ptr(&flows.0) {
+            sessions.remove(&past);
+        }
+        drop(sessions);
+        ended.iter().for_each(|flow| flow.end());
+    }
+
+    /// Every connection's flows part from it: all that wait from now on for another one.
+    #[cfg(unix)]
+    pub(super) fn part_all(&self) -> Vec<Arc<Flow>> {
+        let carried: Vec<_> =
+            lock(&self.sessions).values().filter_map(|lineage| lineage.flows.upgrade()).collect();
+        let mut parted: Vec<_> =
+            carried.into_iter().flat_map(|inner| Flows(inner).part()).collect();
+        let known: HashSet<_> = parted.iter().map(Arc::as_ptr).collect();
+        for lineage in lock(&self.sessions).values_mut() {
+            let waited = lineage.waiting.drain().map(|(_, flow)| flow);
+            parted.extend(waited.filter(|flow| !known.contains(&Arc::as_ptr(flow))));
+        }
+        parted
+    }
+
+    /// Ends the flows of a session that were inherited and that nobody has opened again.
+    #[cfg(unix)]
+    pub(super) fn disinherit(&self, session: &Past) {
+        let mut sessions = lock(&self.sessions);
+        let Some(lineage) = sessions.get_mut(session) else { return };
+        let inherited = |flow: &Flow| flow.home.load().is_none();
+        let ended: Vec<_> =
+            lineage.waiting.extract_if(|_, flow| inherited(flow)).map(|(_, flow)| flow).collect();
+        if lineage.waiting.is_empty() && lineage.flows.strong_count() == 0 {
+            sessions.remove(session);
+        }
+        drop(sessions);
+        ended.iter().for_each(|flow| flow.end());
+    }
+
+    /// Whoever has flows without a connection looks for one.
+    pub(super) fn announce(&self) {
+        self.changed.notify_waiters();
+    }
+
+    /// Waits for that. Cancel-safe; what happened before is not told.
+    pub(super) async fn changed(&self) {
+        self.changed.notified().await;
+    }
+}
+
+/// Flows of one session that wait, at most: as many as a tunnel may have.
+const WAITING_MOST: usize = 16_384;
