@@ -142,7 +142,9 @@ impl Front {
         }
         let Some(to) = pick() else { return };
         for flow in parted.iter().filter(|flow| flow.is_of(&to.flows)) {
-            to.flows.open_again(flow, to.rules).await;
+            if !to.flows.open_again(flow, to.rules).await {
+                break;
+            }
         }
     }
 

@@ -30,17 +30,20 @@ impl Table {
     /// program; one that cannot be handed over is over.
     pub fn bequeath_flows(&self) -> Vec<Bequest> {
         let flows = self.lineages().part_all();
-        let left = flows.into_iter().filter_map(|flow| match flow.left() {
-            Ok(left) => {
-                let session = flow.identity.session.clone();
-                // Dropped, its socket would be closed before the next program has it.
-                std::mem::forget(flow);
-                Some(Bequest { session, left })
-            }
-            Err(error) => {
-                tracing::warn!(%error, "a flow cannot be handed over");
-                flow.end();
-                None
+        let left = flows.into_iter().filter_map(|flow| {
+            let left = flow.left();
+            flow.end();
+            match left {
+                Ok(left) => {
+                    let session = flow.identity.session.clone();
+                    // Dropped, its socket would be closed before the next program has it.
+                    std::mem::forget(flow);
+                    Some(Bequest { session, left })
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "a flow cannot be handed over");
+                    None
+                }
             }
         });
         left.collect()

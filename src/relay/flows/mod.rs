@@ -198,20 +198,22 @@ impl Flows {
         }
     }
 
-    /// Opens a flow again that an earlier connection has carried. What fails because the connection does is tried again
-    /// on the next one. [FLW-15]
-    pub(super) async fn open_again(&self, flow: &Arc<Flow>, rules: FlowRules) {
+    /// Opens a flow again that an earlier connection has carried. False when the peer cannot be told right now: it waits
+    /// as before, and others would too. [FLW-15]
+    pub(super) async fn open_again(&self, flow: &Arc<Flow>, rules: FlowRules) -> bool {
         let id = self.0.next.fetch_add(2, Ordering::Relaxed);
         if !flow.moves_to(self, id, rules) {
-            return;
+            return true;
         }
         self.0.counts.add(rules.tunnel);
         self.open().insert(id, Arc::clone(flow));
         self.unless_over(id);
-        if let Err(loss) = self.says_open(flow.opening(id, rules.tunnel)).await {
+        let said = self.says_open(flow.opening(id, rules.tunnel)).await;
+        if let Err(loss) = said {
             tracing::debug!(flow = id, ?loss, "a flow is not open again yet");
             self.leaves(id);
         }
+        said.is_ok()
     }
 
     async fn says_open(&self, open: FlowOpen) -> Result<(), Loss> {
