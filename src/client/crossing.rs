@@ -67,7 +67,7 @@ impl Crossing {
         Self {
             shared: Arc::clone(shared),
             endpoint: Arc::clone(endpoint),
-            silence: Silence::of(&line.session, DOUBT),
+            silence: Silence::of(&line.session, &shared.link.heard, DOUBT),
             is_silent: false,
             has_moved: false,
             look: Timer::new(now + FIRST_LOOK, FIRST_LOOK, LAST_LOOK),

@@ -9,7 +9,7 @@ use super::access::Declared;
 use super::comeback::{Comeback, Renewal};
 use super::connect::Established;
 use super::crossing::{Crossed, Crossing};
-use super::silence::Silence;
+use super::silence::{Heard, Silence};
 use super::{End, Shared, StartError, reverse, udp};
 use crate::relay::{Flows, Scope, Side};
 use crate::session::{Event, Session};
@@ -22,6 +22,7 @@ use crate::wire::Code;
 #[derive(Debug)]
 pub(super) struct Link {
     line: watch::Sender<Option<Line>>,
+    pub(super) heard: Heard,
     /// Somebody has come while there was none.
     wanted: Notify,
     endpoint: Mutex<Option<Arc<ClientEndpoint>>>,
@@ -39,6 +40,7 @@ impl Link {
     pub(super) fn new() -> Self {
         Self {
             line: watch::channel(None).0,
+            heard: Heard::new(),
             wanted: Notify::new(),
             endpoint: Mutex::default(),
             last_error: Mutex::default(),
@@ -216,7 +218,7 @@ async fn until_end(
 ) -> Ending {
     let mut early = early.into_iter();
     let mut whereabouts = Whereabouts::towards(line.session.connection().remote_addr());
-    let mut silence = Silence::of(&line.session, PATIENCE);
+    let mut silence = Silence::of(&line.session, &shared.link.heard, PATIENCE);
     let mut crossing = Crossing::of(shared, line, endpoint);
     let mut renewal = Renewal::default();
     let mut lost = None;

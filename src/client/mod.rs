@@ -308,7 +308,27 @@ impl Shared {
 
     /// Why there is no session, or why the last connection was not served.
     fn last_error(&self) -> Option<String> {
-        self.link.last_error().or_else(|| self.last_outcome.failure())
+        self.link.last_error().or_else(|| self.not_served())
+    }
+
+    /// Why the last connection was not served, or the last packet.
+    fn not_served(&self) -> Option<String> {
+        self.last_outcome.failure().or_else(|| self.not_answered())
+    }
+
+    /// Why the last packet found nobody. Whether a service is there again shows in what comes from it.
+    fn not_answered(&self) -> Option<String> {
+        let tunnel = &self.settings.tunnel;
+        if tunnel.protocol != Protocol::Udp {
+            return None;
+        }
+        let last = self.table.refused().into_iter().max_by_key(|refused| refused.at)?;
+        let traffic = self.table.traffic();
+        let (then, now) = match tunnel.direction {
+            Direction::Forward => (last.packets.1, traffic.received()),
+            Direction::Reverse => (last.packets.0, traffic.sent()),
+        };
+        (then == now).then(|| format!("{}: {}", last.target, last.reason))
     }
 
     fn set_state(&self, state: TunnelState) {

@@ -1,5 +1,6 @@
 //! Notices that a router is not heard of any more, long before QUIC gives the connection up.
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -7,10 +8,31 @@ use tokio::time::Instant;
 use crate::session::Session;
 use crate::transport::Activity;
 
+/// When the router was last heard, as far as somebody who looks once a second can tell.
+#[derive(Clone, Debug)]
+pub(super) struct Heard(Arc<Mutex<Instant>>);
+
+impl Heard {
+    /// Just now.
+    pub(super) fn new() -> Self {
+        Self(Arc::new(Mutex::new(Instant::now())))
+    }
+
+    fn now(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    /// Whether it may be gone without anybody having noticed.
+    pub(super) fn is_long_ago(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).elapsed() > LOOK_EVERY * 2
+    }
+}
+
 /// Looks at a session once a second.
 #[derive(Debug)]
 pub(super) struct Silence {
     session: Session,
+    heard: Heard,
     seen: Activity,
     /// When the first question left that nothing has answered since.
     since: Option<Instant>,
@@ -22,10 +44,11 @@ pub(super) struct Silence {
 
 impl Silence {
     /// A router is silent that has not answered for `patience`.
-    pub(super) fn of(session: &Session, patience: Duration) -> Self {
+    pub(super) fn of(session: &Session, heard: &Heard, patience: Duration) -> Self {
         let (session, seen) = (session.clone(), session.connection().activity());
-        let due = Instant::now() + LOOK_EVERY;
-        Self { session, seen, since: None, is_silent: false, patience, due }
+        let (heard, due) = (heard.clone(), Instant::now() + LOOK_EVERY);
+        heard.now();
+        Self { session, heard, seen, since: None, is_silent: false, patience, due }
     }
 
     /// Waits until the router falls silent, which is true, or is heard again. Cancel-safe.
@@ -44,6 +67,7 @@ impl Silence {
     fn looks(&mut self, seen: Activity, now: Instant) -> bool {
         let before = self.is_silent;
         if seen.heard != self.seen.heard {
+            self.heard.now();
             (self.seen, self.since, self.is_silent) = (seen, None, false);
         } else if seen.asked != self.seen.asked {
             let since = *self.since.get_or_insert(now);

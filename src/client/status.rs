@@ -59,13 +59,15 @@ fn unsupported(request: &Request) -> RpcError {
 impl Shared {
     async fn status(&self, created_at: String, with_probe: bool) -> Result<Value, RpcError> {
         let session = self.link.current();
-        let probe = match with_probe {
+        // Nobody is told "ready" of a router that has had no reason to answer for a while.
+        let is_doubtful = self.link.heard.is_long_ago();
+        let probe = match with_probe || session.is_some() && is_doubtful {
             true => Some(probe(session.clone(), PROBE_LIMIT).await),
             false => None,
         };
+        let unanswered = probe.as_ref().and_then(|probe| probe.error.clone());
         let mut state = *self.state.borrow();
-        let suffers =
-            self.last_outcome.failure().is_some() || probe.as_ref().is_some_and(|probe| !probe.ok);
+        let suffers = self.not_served().is_some() || unanswered.is_some();
         if state == TunnelState::Ready && suffers {
             state = TunnelState::Degraded;
         }
@@ -99,8 +101,8 @@ impl Shared {
                     key_exchange: tls.key_exchange.clone(),
                 },
             ),
-            last_error: self.last_error(),
-            probe,
+            last_error: self.last_error().or(unanswered),
+            probe: probe.filter(|_| with_probe),
             router_view: session.as_ref().map(|session| {
                 let terms = session.terms();
                 RouterView {

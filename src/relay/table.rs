@@ -87,6 +87,8 @@ pub struct Refused {
     pub reason: String,
     /// How often in a row.
     pub count: u64,
+    /// Packets that had been sent into sessions and handed to sockets by then, at the last time.
+    pub packets: (u64, u64),
 }
 
 /// What all connections together have come to.
@@ -226,12 +228,13 @@ impl Table {
     /// Notes a connection that was not served; the same again only counts. True when it is a new reason.
     pub fn refuse(&self, target: &str, client: Option<&str>, reason: &str) -> bool {
         self.0.refusals.fetch_add(1, Ordering::Relaxed);
+        let packets = (self.0.traffic.sent(), self.0.traffic.received());
         let mut refused = lock(&self.0.refused);
         let same = |one: &Refused| {
             one.target == target && one.reason == reason && one.client.as_deref() == client
         };
         if let Some(known) = refused.iter_mut().find(|one| same(one)) {
-            known.at = SystemTime::now();
+            (known.at, known.packets) = (SystemTime::now(), packets);
             known.count += 1;
             return false;
         }
@@ -242,6 +245,7 @@ impl Table {
             client: client.map(str::to_owned),
             reason: reason.to_owned(),
             count: 1,
+            packets,
         });
         true
     }

@@ -204,6 +204,25 @@ fn status_blames_a_silent_router_and_not_the_tunnel() {
     outcome.prints(&said).took_at_most(Duration::from_secs(2));
 }
 
+/// Nothing is sent by an idle tunnel for seconds, so that it cannot know.
+#[test]
+fn list_asks_before_it_says_ready_of_a_tunnel_that_is_idle() {
+    let world = World::new();
+    let target = Service::echo();
+    let (mut router, client, tunnel) = world.tunnel_to(target.addr());
+    let listed = || tunnel.listed().expect("the tunnel");
+    assert_eq!(listed()["state"], "ready");
+    router.dies();
+    // What was said in the last two seconds is believed.
+    thread::sleep(Duration::from_secs(3));
+    let row = listed();
+    assert!(row["state"] == "degraded" || row["state"] == "reconnecting", "{row}");
+    assert!(row["last_error"].as_str().is_some_and(|error| error.contains("router")), "{row}");
+    client.conduit(&["list"]).succeeds().took_at_most(Duration::from_secs(2));
+    router.returns();
+    within(Duration::from_secs(20), "ready again", || (listed()["state"] == "ready").then_some(()));
+}
+
 #[test]
 fn a_router_that_moved_is_found_by_its_known_key() {
     let world = World::new();

@@ -96,7 +96,8 @@ fn nobody_listens(source: &str, options: &[&str]) {
         Some(reason)
     });
     assert!(reason.contains("refused"), "{reason}");
-    client.conduit(&["status"]).succeeds().prints(&reason);
+    client.conduit(&["status"]).exits(1).prints(&reason);
+    assert_eq!(tunnel.listed().expect("a tunnel")["state"], "degraded");
     let count = match options.is_empty() {
         true => tunnel.dropped("unreachable"),
         false => router.status()["packets"]["dropped"]["unreachable"].as_u64().unwrap_or(0),
@@ -110,6 +111,8 @@ fn nobody_listens(source: &str, options: &[&str]) {
     println!("{options:?}: answered {answered:?} after the service appeared");
     assert_eq!(asks(&user, b"there").expect("an answer"), b"there");
     assert!(target.senders() >= 1);
+    client.conduit(&["status"]).succeeds();
+    assert_eq!(tunnel.listed().expect("a tunnel")["state"], "ready");
 }
 
 #[test]
