@@ -20,6 +20,7 @@ pub use write::{create_private, replace};
 /// A temporary folder for tests that is 0700 under every umask.
 #[cfg(test)]
 pub(crate) fn private_tempdir() -> tempfile::TempDir {
+    #[cfg_attr(not(unix), allow(unused_mut, reason = "there are no modes"))]
     let mut builder = tempfile::Builder::new();
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(judge::FOLDER_MODE));

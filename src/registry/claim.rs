@@ -26,6 +26,7 @@ pub struct Claim {
     registry: Registry,
     record: Record,
     ended: bool,
+    #[cfg_attr(not(unix), allow(dead_code, reason = "it is held, and not handed over"))]
     lock: NameLock,
     /// The control socket that the program before has left.
     #[cfg(unix)]

@@ -47,6 +47,7 @@ pub(super) struct Published {
 struct Listening {
     /// Ends it.
     stop: CancellationToken,
+    #[cfg_attr(not(unix), allow(dead_code, reason = "nothing is handed over there"))]
     socket: Weak<Socket>,
 }
 
@@ -113,6 +114,7 @@ impl Published {
     }
 
     /// A socket of the process before: visitors wait there until the tunnel is declared again.
+    #[cfg(unix)]
     pub(super) fn inherits(&self, socket: Socket) {
         if let Some(route) = Route::new(socket.protocol(), &socket.bound()) {
             lock(&self.inherited).insert(route, socket);
@@ -138,6 +140,7 @@ impl Published {
     }
 
     /// Lets go of sockets that nobody has declared a tunnel for.
+    #[cfg(unix)]
     pub(super) fn disinherit(&self) {
         lock(&self.visitors).clear();
         lock(&self.inherited).clear();

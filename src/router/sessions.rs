@@ -37,6 +37,7 @@ impl Table {
 /// A client that another process has left, and what it may take up.
 #[derive(Clone, Debug)]
 pub(super) struct Returning {
+    #[cfg_attr(not(unix), allow(dead_code, reason = "nothing is handed over there"))]
     pub(super) client: String,
     pub(super) past: Past,
 }
@@ -134,16 +135,19 @@ impl Sessions {
     }
 
     /// A client is expected that another process has left. [UPG-6]
+    #[cfg(unix)]
     pub(super) fn expect(&self, identity: Identity, instance: Uuid, returning: Returning) {
         self.lock().returning.insert((identity, instance), returning);
     }
 
     /// It has come, or will not.
+    #[cfg(unix)]
     pub(super) fn expect_no_longer(&self, identity: Identity, instance: Uuid) {
         self.lock().returning.remove(&(identity, instance));
     }
 
     /// What outlives its connection, of each client: its last session.
+    #[cfg(unix)]
     pub(super) fn pasts(&self) -> HashMap<(Identity, Uuid), Returning> {
         let table = self.lock();
         let mut pasts = table.returning.clone();

@@ -15,7 +15,9 @@ use super::home::{Home, Life};
 use super::table::Aging;
 use super::traffic::{Loss, Traffic};
 use crate::ends::{UdpPort, Way};
-use crate::relay::{Counters, Entry, Live, Table};
+#[cfg(unix)]
+use crate::relay::Live;
+use crate::relay::{Counters, Entry, Table};
 use crate::session::{DatagramRoom, Past, SendDatagramError};
 use crate::tunnel::{Options, Oversize};
 use crate::wire::{

@@ -48,6 +48,7 @@ impl Socket {
         Ok(Port { udp, bind: self.bound().to_string(), socket })
     }
 
+    #[cfg(unix)]
     pub(super) fn protocol(&self) -> Protocol {
         match self {
             Self::Tcp(_) => Protocol::Tcp,
