@@ -46,11 +46,11 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<u8, Failure> {
     }
     files::create_private_dir(folder(&places.config))?;
     files::create_private_dir(folder(&places.key))?;
-    let keypair = match (has_key, args.force) {
+    let keypair = if args.force {
+        Keypair::replace(&places.key)?
+    } else {
         // A key may be there from an enrolment: it is the one that the router knows.
-        (true, false) => Keypair::load(&places.key)?,
-        (_, true) => Keypair::replace(&places.key)?,
-        (false, false) => Keypair::create(&places.key)?,
+        Keypair::load_or_create(&places.key)?.0
     };
     let set: Vec<(&str, &str)> =
         places.key_in_config.map(|path| ("security.private_key_path", path)).into_iter().collect();

@@ -3,9 +3,11 @@
 use std::fs::DirBuilder;
 use std::path::Path;
 
+use super::write::sync_folder;
 use super::{FileError, judge};
 
-/// Creates a folder that only its owner can enter (0700), and its parents likewise.
+/// Creates a folder that only its owner can enter (0700), and its parents likewise; all of them are on disk when it
+/// returns, or what is written into them could be lost with them.
 ///
 /// One that exists is checked as [`check_private_dir`] does, and never changed.
 pub fn create_private_dir(path: &Path) -> Result<(), FileError> {
@@ -13,11 +15,16 @@ pub fn create_private_dir(path: &Path) -> Result<(), FileError> {
         Err(FileError::NotFound { .. }) => {}
         checked => return checked,
     }
+    let named = path.ancestors().filter(|folder| !folder.as_os_str().is_empty());
+    let missing: Vec<_> = named.take_while(|folder| !folder.exists()).collect();
     let mut builder = DirBuilder::new();
     builder.recursive(true);
     #[cfg(unix)]
     std::os::unix::fs::DirBuilderExt::mode(&mut builder, judge::FOLDER_MODE);
     builder.create(path).map_err(|e| FileError::from_io(path, "create", e))?;
+    for folder in missing.into_iter().rev() {
+        sync_folder(folder)?;
+    }
     // Somebody else may have been first: what is there now is what counts.
     check_private_dir(path)
 }

@@ -15,7 +15,7 @@ pub(crate) use error::shown;
 pub use folder::{check_private_dir, create_private_dir};
 pub use mounted::read_mounted_secret;
 pub use read::{read_bounded, read_private};
-pub use write::{create_private, replace};
+pub use write::{create_private, remove, replace};
 
 /// A temporary folder for tests that is 0700 under every umask.
 #[cfg(test)]

@@ -32,6 +32,15 @@ pub fn replace(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
     sync_folder(path)
 }
 
+/// Removes a file, if there is one, for good: a power cut does not bring it back.
+pub fn remove(path: &Path) -> Result<(), FileError> {
+    match std::fs::remove_file(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(FileError::from_io(path, "remove", e)),
+        Ok(()) => sync_folder(path),
+    }
+}
+
 /// Writes the bytes to a new file in the same folder, created exclusively; it goes away when dropped.
 fn write_beside(path: &Path, bytes: &[u8]) -> Result<NamedTempFile, FileError> {
     let folder = judge::folder_of(path);
@@ -56,7 +65,7 @@ fn write_beside(path: &Path, bytes: &[u8]) -> Result<NamedTempFile, FileError> {
 }
 
 /// Makes a new name durable.
-fn sync_folder(path: &Path) -> Result<(), FileError> {
+pub(super) fn sync_folder(path: &Path) -> Result<(), FileError> {
     if cfg!(not(unix)) {
         return Ok(());
     }

@@ -74,17 +74,30 @@ impl Keypair {
     }
 
     /// Makes a new key in the place of the one in the file, if there is one: what `--force` asks for.
+    ///
+    /// The old identity goes first: at no moment does it lie beside another key.
     pub fn replace(path: &Path) -> Result<Self, KeyError> {
-        Self::make(path, files::replace)
+        Self::make(path, |path, bytes| {
+            files::remove(&path.with_extension("pub"))?;
+            files::replace(path, bytes)
+        })
     }
 
-    /// Loads a key file, or creates it when there is none; the second value says that it was created.
-    ///
+    /// Loads a key file, or creates it when there is none; the second value says that it was created. An identity that is
+    /// missing beside it, because the power went between the two, is written where that is possible.
     /// Of several processes that create one file at once all end up with the same key.
     pub fn load_or_create(path: &Path) -> Result<(Self, bool), KeyError> {
         match Self::load(path) {
             Err(KeyError::File(e)) if e.is_not_found() => {}
-            loaded => return Ok((loaded?, false)),
+            loaded => {
+                let keypair = loaded?;
+                let public = path.with_extension("pub");
+                if std::fs::symlink_metadata(&public).is_err() {
+                    // Nothing needs it but people: in a home that is read-only it stays missing.
+                    let _ = keypair.publish(&public);
+                }
+                return Ok((keypair, false));
+            }
         }
         match Self::create(path) {
             Err(KeyError::File(e)) if e.already_exists() => Ok((Self::load(path)?, false)),
@@ -129,8 +142,12 @@ impl Keypair {
         check_public_is_ours(&public)?;
         let keypair = Self::generate()?;
         write(path, keypair.to_pem().as_bytes())?;
-        files::replace(&public, format!("{}\n", keypair.identity()).as_bytes())?;
+        keypair.publish(&public)?;
         Ok(keypair)
+    }
+
+    fn publish(&self, public: &Path) -> Result<(), FileError> {
+        files::replace(public, format!("{}\n", self.identity()).as_bytes())
     }
 
     fn from_file(path: &Path, bytes: Zeroizing<Vec<u8>>) -> Result<Self, KeyError> {
@@ -304,8 +321,9 @@ mod tests {
         let path = home.path().join("keys/client.key");
         let (keypair, created) = Keypair::load_or_create(&path).expect("created");
         assert!(created);
-        let public = fs::read_to_string(home.path().join("keys/client.pub")).expect("written");
-        assert_eq!(public.trim().parse(), Ok(keypair.identity()));
+        let public = home.path().join("keys/client.pub");
+        let published = || fs::read_to_string(&public).expect("written").trim().parse();
+        assert_eq!(published(), Ok(keypair.identity()));
         let (again, created) = Keypair::load_or_create(&path).expect("loaded");
         assert!(!created);
         assert_eq!(again.identity(), keypair.identity());
@@ -317,8 +335,10 @@ mod tests {
         let forced = Keypair::replace(&path).expect("replaced");
         assert_ne!(forced.identity(), keypair.identity());
         assert_eq!(Keypair::load(&path).expect("loaded").identity(), forced.identity());
-        let public = fs::read_to_string(home.path().join("keys/client.pub")).expect("written");
-        assert_eq!(public.trim().parse(), Ok(forced.identity()));
+        assert_eq!(published(), Ok(forced.identity()));
+        fs::remove_file(&public).expect("as if the power had gone before it was written");
+        Keypair::load_or_create(&path).expect("loaded");
+        assert_eq!(published(), Ok(forced.identity()));
     }
 
     #[test]

@@ -14,11 +14,13 @@
 
 use conduit::tunnel::CarrierChoice;
 
+mod disk;
 #[path = "../loopback/firewall.rs"]
 mod firewall;
 #[path = "../link/mod.rs"]
 mod link;
 mod paths;
+mod power;
 mod processes;
 #[allow(dead_code, reason = "it is the stage of another suite, too")]
 #[path = "../loopback/stage.rs"]
