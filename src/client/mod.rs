@@ -161,12 +161,9 @@ pub async fn start(settings: Settings) -> Result<Running, StartError> {
     let (calls, received) = mpsc::channel(CALLS);
     let line = link::publish(&shared, &tasks, &first.established);
     let first = (first.established, line);
-    tasks.spawn_until_cancelled("link", link::keep(Arc::clone(&shared), tasks.clone(), first));
+    tasks.spawn_vital("link", link::keep(Arc::clone(&shared), tasks.clone(), first));
     sockets.serve(&shared, &tasks);
-    tasks.spawn_until_cancelled(
-        "control",
-        status::answer(Arc::clone(&shared), tasks.clone(), received),
-    );
+    tasks.spawn_vital("control", status::answer(Arc::clone(&shared), tasks.clone(), received));
     let tunnel = &shared.settings.tunnel;
     tracing::info!(tunnel = %tunnel.name, %bind, source = %tunnel.source, ?ready_in, "tunnel ready");
     Ok(Running { shared, tasks, calls, ready_in })
@@ -209,12 +206,12 @@ impl Sockets {
                 for (index, listener) in listeners.into_iter().enumerate() {
                     let accept =
                         forward::accept(Arc::clone(shared), tasks.clone(), index, listener);
-                    tasks.spawn("accept", accept);
+                    tasks.spawn_vital("accept", accept);
                 }
             }
             Self::Udp(ports) => {
                 for (index, port) in ports.into_iter().enumerate() {
-                    tasks.spawn("packets", udp::serve(Arc::clone(shared), index, port));
+                    tasks.spawn_vital("packets", udp::serve(Arc::clone(shared), index, port));
                 }
             }
         }
@@ -271,6 +268,11 @@ impl Running {
     pub async fn shutdown(&self, drain: Duration) {
         self.shared.shutdown(drain).await;
         self.tasks.shutdown(LAST_WORDS).await;
+    }
+
+    /// Waits until a part has panicked without which the tunnel serves nobody. Cancel-safe.
+    pub async fn broken(&self) {
+        self.tasks.broken().await;
     }
 
     /// Waits for the end, whoever asked for it.

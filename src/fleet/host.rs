@@ -174,6 +174,10 @@ impl Host {
         loop {
             tokio::select! {
                 end = self.running.ended() => return end,
+                () = self.running.broken() => {
+                    self.running.shutdown(Duration::ZERO).await;
+                    return client::End::Failed(BROKEN.to_owned());
+                }
                 changed = state.changed(), if is_watching => {
                     is_watching = changed.is_ok();
                     let now = *state.borrow_and_update();
@@ -268,6 +272,8 @@ pub const DRAIN: Duration = Duration::from_secs(30);
 pub const NEVER_READY: &str = "not started: ";
 /// What the record says of a tunnel whose connections did not finish in the time that they had.
 pub(super) const CUT_OFF: &str = "open connections were cut off";
+/// What the record says when a part has panicked: stderr, which is the log, has where.
+pub const BROKEN: &str = "a part of the process has failed, which its log shows";
 /// For the control socket's last answers.
 const FAREWELL: Duration = Duration::from_secs(2);
 /// Questions under way; more wait in their sockets.

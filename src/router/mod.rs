@@ -202,11 +202,8 @@ pub async fn start(mut settings: Settings) -> Result<Running, StartError> {
         handover::take_up(&shared, &tasks, heritage);
     }
     let (calls, received) = mpsc::channel(CALLS);
-    tasks.spawn("accept", accept::accept(Arc::clone(&shared), tasks.clone()));
-    tasks.spawn_until_cancelled(
-        "control",
-        status::answer(Arc::clone(&shared), tasks.clone(), received),
-    );
+    tasks.spawn_vital("accept", accept::accept(Arc::clone(&shared), tasks.clone()));
+    tasks.spawn_vital("control", status::answer(Arc::clone(&shared), tasks.clone(), received));
     tracing::info!(bind = %local_addr, identity = %shared.admin.identity(), "router up");
     Ok(Running { shared, tasks, calls, local_addr })
 }
@@ -258,6 +255,11 @@ impl Running {
         let drained = self.shared.shutdown(drain).await;
         self.tasks.shutdown(LAST_WORDS).await;
         drained
+    }
+
+    /// Waits until a part has panicked without which the router serves nobody. Cancel-safe.
+    pub async fn broken(&self) {
+        self.tasks.broken().await;
     }
 
     /// Waits for the end, whoever asked for it. True when nothing was cut off.

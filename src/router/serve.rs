@@ -12,7 +12,7 @@ use super::sessions::Seat;
 use super::{Shared, flows};
 use crate::relay::{Flows, Scope, Side, echo};
 use crate::session::{Event, Knock, Session};
-use crate::task::Tasks;
+use crate::task::{OnPanic, Tasks};
 use crate::tunnel::{Name, Protocol, Target};
 use crate::wire::{Code, StreamClass};
 
@@ -37,6 +37,10 @@ pub(super) async fn serve(shared: Arc<Shared>, tasks: Tasks, admitted: Admitted)
     let client =
         Client { shared, tasks: tasks.clone(), session, flows, seat, name, instance, tunnels };
     let client = Arc::new(client);
+    // A session that nobody serves any more would look alive to the client for ever.
+    let session = client.session.clone();
+    let _closing =
+        OnPanic::new(move || session.close(Code::Internal, "the router has failed here"));
     client.session.resume_streams(&tasks);
     loop {
         tokio::select! {

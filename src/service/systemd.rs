@@ -65,7 +65,7 @@ fn service(unit: &Unit) -> Lines {
     }
     lines.extend([
         ("Restart", "always".into()),
-        ("RestartSec", "5".into()),
+        ("RestartSec", "2".into()),
         ("", "A wrong command line or configuration stays wrong until somebody mends it.".into()),
         ("RestartPreventExitStatus", "2 78".into()),
         ("", "SIGTERM drains for up to 30 s.".into()),

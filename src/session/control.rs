@@ -11,6 +11,7 @@ use super::Event;
 use super::frames::{self, FrameReader, ReceiveFrameError};
 use super::ledger::Ledger;
 use super::pulse::Pulse;
+use crate::task::OnPanic;
 use crate::transport::{Connection, ReadError, SendStream};
 use crate::wire::{Code, Control, control, encode};
 
@@ -23,6 +24,9 @@ pub(super) async fn write(
     connection: Connection,
 ) {
     let mut pulse = Pulse::new();
+    // Without reports every stream would stand still on a connection that looks alive.
+    let broken = connection.clone();
+    let _closing = OnPanic::new(move || broken.close(Code::Internal.number(), BROKEN));
     loop {
         let mut buffer = BytesMut::new();
         tokio::select! {
@@ -72,6 +76,11 @@ pub(super) async fn read(
     stop: CancellationToken,
 ) {
     frames.set_limit(MESSAGE_LIMIT);
+    let broken = (connection.clone(), Arc::clone(&ledger));
+    let _closing = OnPanic::new(move || {
+        broken.0.close(Code::Internal.number(), BROKEN);
+        broken.1.close(generation);
+    });
     let violation = loop {
         let message = match frames.next::<Control>().await {
             Ok(Control { message }) => message,
@@ -117,6 +126,8 @@ pub(super) fn framed(message: control::Message) -> Bytes {
     frames::framed(&Control { message: Some(message) })
 }
 
+/// What the peer reads where a task of the session has panicked.
+pub(crate) const BROKEN: &str = "this end has failed here";
 /// Between a report for every write and a sender that waits.
 const GATHER: Duration = Duration::from_millis(10);
 /// A control message after `Accepted`. [SES-2]

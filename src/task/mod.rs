@@ -1,4 +1,4 @@
-//! Owns spawned work: names it, cancels it, waits for it.
+//! Owns spawned work: names it, cancels it, waits for it, and tells when it has panicked.
 //!
 //! Not an executor and not a supervisor: what ended, ended. The only file that may call `tokio::spawn`, so that no
 //! task is ever leaked; architecture chapter "Types that carry the design".
@@ -15,6 +15,27 @@ use tracing::Instrument;
 pub struct Tasks {
     tracker: TaskTracker,
     token: CancellationToken,
+    broken: CancellationToken,
+}
+
+/// Does something when a panic drops it, and nothing when it is dropped otherwise: for what others rely on and a panic
+/// would leave behind half-dead.
+#[derive(Debug)]
+pub struct OnPanic<F: FnOnce()>(Option<F>);
+
+impl<F: FnOnce()> OnPanic<F> {
+    /// `work` must not panic itself: that ends the process.
+    pub fn new(work: F) -> Self {
+        Self(Some(work))
+    }
+}
+
+impl<F: FnOnce()> Drop for OnPanic<F> {
+    fn drop(&mut self) {
+        if let Some(work) = self.0.take().filter(|_| std::thread::panicking()) {
+            work();
+        }
+    }
 }
 
 impl Tasks {
@@ -43,6 +64,23 @@ impl Tasks {
         self.spawn(name, async move {
             let _ = token.run_until_cancelled(future).await;
         });
+    }
+
+    /// The same for work without which the rest of the set is of no use: [`Tasks::broken`] tells when it has panicked.
+    pub fn spawn_vital<F>(&self, name: &'static str, future: F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let broken = self.broken.clone();
+        self.spawn_until_cancelled(name, async move {
+            let _telling = OnPanic::new(move || broken.cancel());
+            future.await;
+        });
+    }
+
+    /// Waits until vital work has panicked. Cancel-safe.
+    pub async fn broken(&self) {
+        self.broken.cancelled().await;
     }
 
     /// Cancelled when the set is to end.
@@ -88,6 +126,23 @@ mod tests {
         assert!(!tasks.drained(Duration::from_secs(5)).await, "nobody cancelled it");
         assert!(tasks.shutdown(Duration::from_secs(2)).await);
         assert!(tasks.is_empty());
+    }
+
+    #[tokio::test]
+    async fn h82_only_a_panic_of_vital_work_breaks_a_set_and_nothing_else_ends() {
+        let tasks = Tasks::new();
+        let token = tasks.token().clone();
+        tasks.spawn("bystander", async move { token.cancelled().await });
+        tasks.spawn("unlucky", async { panic!("this is part of the test") });
+        tasks.spawn_vital("done", async {});
+        while tasks.len() > 1 {
+            tokio::task::yield_now().await;
+        }
+        assert!(!tasks.broken.is_cancelled());
+        tasks.spawn_vital("vital", async { panic!("this is part of the test") });
+        tasks.broken().await;
+        assert_eq!(tasks.len(), 1, "the bystander");
+        assert!(tasks.shutdown(Duration::from_secs(1)).await);
     }
 
     #[tokio::test(start_paused = true)]

@@ -19,6 +19,7 @@ mod disk;
 mod firewall;
 #[path = "../link/mod.rs"]
 mod link;
+mod panics;
 mod paths;
 mod power;
 mod processes;

@@ -10,7 +10,7 @@ use rustix::process::Signal;
 
 use crate::table::{row, told};
 use crate::world::{
-    Router, Run, Service, Tunnel, World, echo, ends_with_reset, figure, in_namespace, noise, within,
+    Router, Run, Service, World, echo, ends_with_reset, figure, in_namespace, noise, within,
 };
 
 /// Somebody sends ICMP that says the router is out of reach, and that packets have to be tiny.
@@ -97,16 +97,16 @@ fn h58_a_name_that_changes_its_address_is_asked_again() {
         fs::write(&hosts, "127.0.0.1 localhost\n127.0.0.3 router.test\n").expect("written");
         router.returns_at("127.0.0.3:9999");
         let back = Instant::now();
-        let elapsed = until_it_works(&tunnel, back);
+        let elapsed = until_it_works(tunnel.bind, back);
         row("H58", "another address", &[("new connection", vec![elapsed])]);
         assert!(elapsed < Duration::from_secs(45), "{elapsed:?}");
     });
 }
 
 /// From `since` until a new connection works.
-fn until_it_works(tunnel: &Tunnel, since: Instant) -> Duration {
+pub(crate) fn until_it_works(bind: SocketAddr, since: Instant) -> Duration {
     within(Duration::from_secs(60), "a new connection works", || {
-        let stream = TcpStream::connect(tunnel.bind).ok()?;
+        let stream = TcpStream::connect(bind).ok()?;
         stream.set_read_timeout(Some(Duration::from_millis(500))).ok()?;
         echo(&stream, b"well").ok()
     });
@@ -146,7 +146,7 @@ fn kills(rounds: usize) {
         idle.set_read_timeout(Some(Duration::from_secs(20))).expect("a limit");
         assert!(ends_with_reset(&idle), "round {round}: a reset");
         resets.push(back.elapsed());
-        news.push(until_it_works(&tunnel, back));
+        news.push(until_it_works(tunnel.bind, back));
         assert!(!busy.join().expect("ran"), "round {round}: a transfer cannot have survived");
         within(Duration::from_secs(20), "the published port is back", || {
             let stream = TcpStream::connect(place).ok()?;
@@ -205,7 +205,7 @@ fn h72_without_files_nothing_spins_and_the_operator_is_answered() {
     let lines = tunnel.log().matches("cannot accept connections").count();
     assert_eq!(lines, 1, "an outage is one line");
     drop(crowd);
-    let back = until_it_works(&tunnel, Instant::now());
+    let back = until_it_works(tunnel.bind, Instant::now());
     told(
         "H72",
         "64 files, 200 users",

@@ -11,7 +11,9 @@ use super::place;
 use super::succession::Succession;
 use crate::cli::context::Context;
 use crate::cli::report::warn;
-use crate::fleet::{DRAIN, Failure, Signals, serve_control, tell_ready, tell_stopping};
+use crate::fleet::{
+    BROKEN, DRAIN, Failure, Kind, Signals, serve_control, tell_ready, tell_stopping,
+};
 use crate::registry::{Claim, ControlListener, InviteParams};
 use crate::router::{Advertised, Running};
 use crate::store::Store;
@@ -61,6 +63,12 @@ impl Started {
         let is_stopped = loop {
             tokio::select! {
                 _ = running.ended() => break false,
+                () = running.broken() => {
+                    tracing::error!(BROKEN);
+                    running.shutdown(Duration::ZERO).await;
+                    claim.end(TunnelState::Failed, Some(BROKEN.to_owned()))?;
+                    return Err(Failure::new(Kind::System, "broken", BROKEN));
+                }
                 () = signals.next() => break true,
                 Some(call) = upgrades.recv() => {
                     if succession.asked(&running, &mut claim, &mut signals, call).await?.is_break() {
