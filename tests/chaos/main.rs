@@ -17,6 +17,7 @@ use conduit::tunnel::CarrierChoice;
 mod disk;
 #[path = "../loopback/firewall.rs"]
 mod firewall;
+mod floods;
 #[path = "../link/mod.rs"]
 mod link;
 mod panics;
