@@ -29,6 +29,7 @@ mod processes;
 mod stage;
 mod strangers;
 mod table;
+mod transfer;
 #[allow(dead_code, unused_imports, reason = "it is the world of another suite, too")]
 #[path = "../e2e/world/mod.rs"]
 mod world;
