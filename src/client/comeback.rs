@@ -60,7 +60,12 @@ impl Comeback {
     async fn pause(&mut self) {
         let link = &self.shared.link;
         let hurries = self.wait <= LONGEST_WAIT;
-        let wait = if hurries && link.is_awaited() { self.wait.min(FIRST_WAIT) } else { self.wait };
+        let wait = match hurries {
+            true if link.is_awaited() => self.wait.min(FIRST_WAIT),
+            // What is open waits, too.
+            true if !self.past.is_idle() => self.wait.min(BUSY_WAIT),
+            _ => self.wait,
+        };
         tokio::select! {
             () = tokio::time::sleep(jitter(wait)) => {}
             () = link.wanted(), if hurries => tokio::time::sleep(jitter(self.wait.min(FIRST_WAIT))).await,
@@ -146,6 +151,8 @@ impl Renewal {
 }
 
 const FIRST_WAIT: Duration = Duration::from_millis(250);
+/// Attempts take up to three seconds themselves where nothing answers.
+const BUSY_WAIT: Duration = Duration::from_secs(1);
 /// Who waits for a router that is away for long finds it within seconds of its return.
 const LONGEST_WAIT: Duration = Duration::from_secs(6);
 /// Who was refused asks again rarely: the router's log is not ours to fill.
