@@ -161,9 +161,11 @@ pub async fn start(settings: Settings) -> Result<Running, StartError> {
     let (calls, received) = mpsc::channel(CALLS);
     let line = link::publish(&shared, &tasks, &first.established);
     let first = (first.established, line);
-    tasks.spawn_vital("link", link::keep(Arc::clone(&shared), tasks.clone(), first));
+    let link = tasks.vital(link::keep(Arc::clone(&shared), tasks.clone(), first));
+    tasks.spawn_until_cancelled("link", link);
     sockets.serve(&shared, &tasks);
-    tasks.spawn_vital("control", status::answer(Arc::clone(&shared), tasks.clone(), received));
+    let control = tasks.vital(status::answer(Arc::clone(&shared), tasks.clone(), received));
+    tasks.spawn_until_cancelled("control", control);
     let tunnel = &shared.settings.tunnel;
     tracing::info!(tunnel = %tunnel.name, %bind, source = %tunnel.source, ?ready_in, "tunnel ready");
     Ok(Running { shared, tasks, calls, ready_in })
@@ -206,12 +208,13 @@ impl Sockets {
                 for (index, listener) in listeners.into_iter().enumerate() {
                     let accept =
                         forward::accept(Arc::clone(shared), tasks.clone(), index, listener);
-                    tasks.spawn_vital("accept", accept);
+                    tasks.spawn("accept", tasks.vital(accept));
                 }
             }
             Self::Udp(ports) => {
                 for (index, port) in ports.into_iter().enumerate() {
-                    tasks.spawn_vital("packets", udp::serve(Arc::clone(shared), index, port));
+                    let packets = udp::serve(Arc::clone(shared), index, port);
+                    tasks.spawn("packets", tasks.vital(packets));
                 }
             }
         }

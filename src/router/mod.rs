@@ -202,8 +202,10 @@ pub async fn start(mut settings: Settings) -> Result<Running, StartError> {
         handover::take_up(&shared, &tasks, heritage);
     }
     let (calls, received) = mpsc::channel(CALLS);
-    tasks.spawn_vital("accept", accept::accept(Arc::clone(&shared), tasks.clone()));
-    tasks.spawn_vital("control", status::answer(Arc::clone(&shared), tasks.clone(), received));
+    let accept = tasks.vital(accept::accept(Arc::clone(&shared), tasks.clone()));
+    tasks.spawn("accept", accept);
+    let control = tasks.vital(status::answer(Arc::clone(&shared), tasks.clone(), received));
+    tasks.spawn_until_cancelled("control", control);
     tracing::info!(bind = %local_addr, identity = %shared.admin.identity(), "router up");
     Ok(Running { shared, tasks, calls, local_addr })
 }

@@ -66,16 +66,16 @@ impl Tasks {
         });
     }
 
-    /// The same for work without which the rest of the set is of no use: [`Tasks::broken`] tells when it has panicked.
-    pub fn spawn_vital<F>(&self, name: &'static str, future: F)
+    /// `future`, which the rest of the set is of no use without: [`Tasks::broken`] tells when it has panicked.
+    pub fn vital<F>(&self, future: F) -> impl Future<Output = ()> + Send + use<F>
     where
         F: Future<Output = ()> + Send + 'static,
     {
         let broken = self.broken.clone();
-        self.spawn_until_cancelled(name, async move {
+        async move {
             let _telling = OnPanic::new(move || broken.cancel());
             future.await;
-        });
+        }
     }
 
     /// Waits until vital work has panicked. Cancel-safe.
@@ -134,12 +134,12 @@ mod tests {
         let token = tasks.token().clone();
         tasks.spawn("bystander", async move { token.cancelled().await });
         tasks.spawn("unlucky", async { panic!("this is part of the test") });
-        tasks.spawn_vital("done", async {});
+        tasks.spawn("done", tasks.vital(async {}));
         while tasks.len() > 1 {
             tokio::task::yield_now().await;
         }
         assert!(!tasks.broken.is_cancelled());
-        tasks.spawn_vital("vital", async { panic!("this is part of the test") });
+        tasks.spawn("vital", tasks.vital(async { panic!("this is part of the test") }));
         tasks.broken().await;
         assert_eq!(tasks.len(), 1, "the bystander");
         assert!(tasks.shutdown(Duration::from_secs(1)).await);
