@@ -1,5 +1,8 @@
 //! `conduit doctor`: what a tunnel of this machine would meet, from its own files to the sources behind the router.
 
+mod mapping;
+mod path;
+
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
@@ -26,6 +29,9 @@ pub(super) struct Args {
     /// Also ask the router to connect here; may be given again
     #[arg(long, value_name = "HOST:PORT")]
     source: Vec<Target>,
+    /// Also measure how much silence a NAT mapping outlives, up to 25 s; takes up to 30 s
+    #[arg(long)]
+    nat: bool,
     #[command(flatten)]
     router: RouterArgs,
     /// Look at the settings and tunnels of this file [default: conduit.toml here, or in CONDUIT_HOME]
@@ -57,6 +63,8 @@ enum Outcome {
     /// It works, and could work better.
     Warning,
     Failed,
+    /// It cannot be told.
+    Unknown,
 }
 
 impl Outcome {
@@ -65,6 +73,7 @@ impl Outcome {
             Self::Ok => "ok",
             Self::Warning => "warning",
             Self::Failed => "failed",
+            Self::Unknown => "unknown",
         }
     }
 }
@@ -189,8 +198,12 @@ async fn beyond(
         access.transport.carrier = carrier;
         async move { client::examine(&access, PROBES).await }
     });
-    let examined = carriers(report, udp.await, tls.await)?;
-    path(report, &examined);
+    let examined = async { (udp.await, tls.await) };
+    let ((udp, tls), lifetime) = tokio::join!(examined, mapping::measured(&access, args.nat));
+    let over_udp = udp.is_ok();
+    let examined = carriers(report, udp, tls)?;
+    path::rows(report, &examined);
+    mapping::row(report, over_udp.then_some(&lifetime));
     sources(args, &prepared, report).await.map_err(|error| ("sources", error))
 }
 
@@ -258,65 +271,6 @@ fn step(error: &StartError) -> &'static str {
     }
 }
 
-/// What the way to the router is like.
-fn path(report: &mut Report, found: &Examination) {
-    let own = env!("CARGO_PKG_VERSION");
-    let minor = |version: &str| version.rsplit_once('.').map(|(minor, _)| minor.to_owned());
-    let theirs = &found.terms.peer_version;
-    let versions = format!("{own} here, {theirs} there");
-    if minor(own) == minor(theirs) {
-        report.ok("versions", versions);
-    } else {
-        report.note("versions", Outcome::Warning, versions, Some("upgrade the older one"));
-    }
-    clocks(report, found);
-    if let Some(tls) = &found.tls {
-        report.ok("encryption", format!("{}, {}", tls.cipher_suite, tls.key_exchange));
-    }
-    if let Some(why) = &found.failed {
-        let fix = "packets get lost behind the handshake: look at firewalls that drop larger or later UDP packets";
-        report.note("data path", Outcome::Failed, why, Some(fix));
-    }
-    if let (Some(median), Some(jitter)) = (found.median(), found.jitter()) {
-        let [median, jitter] = [median, jitter].map(|it| milliseconds(it.as_secs_f64() * 1e3));
-        let count = found.round_trips.len();
-        report.ok("round trip", format!("{median}, jitter {jitter} ({count} probes)"));
-    }
-    let loss = found.path.loss_percent();
-    let detail = format!("{loss:.1} % of {} packets sent", found.path.sent);
-    match loss < LOSSY {
-        true => report.ok("loss", detail),
-        false => report.note(
-            "loss",
-            Outcome::Warning,
-            detail,
-            Some("Conduit copes; other programs on this path do not"),
-        ),
-    }
-    let mtu = found.path.mtu;
-    match mtu > SMALLEST_MTU {
-        true => report.ok("packet size", format!("{mtu} bytes")),
-        false => {
-            let detail = format!("{mtu} bytes: nothing larger gets through");
-            let fix = "somewhere on the way the MTU is below 1,500; everything works, for more processor time";
-            report.note("packet size", Outcome::Warning, detail, Some(fix));
-        }
-    }
-}
-
-/// Whether both ends have the same time: tickets and tokens expire by the router's.
-fn clocks(report: &mut Report, found: &Examination) {
-    let Some(ahead) = found.clock_ahead else { return };
-    let (by, whose) = (ahead.abs(), if ahead > 0.0 { "ahead" } else { "behind" });
-    if by < SAME_TIME {
-        return report.ok("router's clock", "as this one");
-    }
-    let by = humantime::format_duration(Duration::from_secs(by as u64));
-    let detail = format!("{by} {whose} of this one");
-    let fix = "let both hosts ask a time server: tickets and tokens expire by the router's clock";
-    report.note("router's clock", Outcome::Warning, detail, Some(fix));
-}
-
 /// Whether the sources of forward TCP tunnels answer the router, and those of reverse ones this machine.
 async fn sources(args: &Args, prepared: &Prepared, report: &mut Report) -> Result<(), Failure> {
     let of = |direction| {
@@ -364,12 +318,6 @@ fn nowhere() -> Target {
 
 /// Enough for a median and for the packet size to be found out.
 const PROBES: usize = 40;
-/// Per cent.
-const LOSSY: f64 = 1.0;
-/// Seconds that nobody need care about.
-const SAME_TIME: f64 = 5.0;
-/// What QUIC takes for granted.
-const SMALLEST_MTU: u16 = 1_200;
 /// Below this a busy tunnel runs out.
 #[cfg(unix)]
 const FILES: u64 = 4_096;
@@ -382,5 +330,7 @@ Examples:
       this machine, the way to the enrolled router, and the sources of conduit.toml
   conduit doctor --source 10.2.0.2:8080 -o json
       also one more source, as a document
+  conduit doctor --nat
+      also how long a NAT on the way remembers who is silent
 
 Exit codes: 0 when nothing failed (warnings do not count), 1 otherwise.";

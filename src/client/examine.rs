@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use uuid::Uuid;
 
 use super::connect::{Attempt, Established, establish, retried};
-use super::once::{Line, Once};
+use super::once::{Line, Once, close};
 use super::probe::{probe, rate};
 use super::{Access, StartError};
 use crate::session::{ReceiveError, Terms};
@@ -88,9 +88,7 @@ pub async fn examine(access: &Access, probes: usize) -> Result<Examination, Star
         failed,
         path: session.path(),
     };
-    session.close(Code::Done, "examined");
-    endpoint.close().await;
-    tasks.shutdown(Duration::from_secs(1)).await;
+    close(&session, &endpoint, &tasks, "examined").await;
     Ok(examination)
 }
 

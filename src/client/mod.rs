@@ -13,6 +13,7 @@ mod error;
 mod examine;
 mod forward;
 mod link;
+mod mapping;
 mod once;
 mod outcome;
 mod probe;
@@ -32,6 +33,7 @@ pub use access::{Access, Enrolled, enrol};
 pub use connect::RouterAddress;
 pub use error::{Failure, StartError, TAKEN_OVER};
 pub use examine::{Examination, Unreached, examine, reaches};
+pub use mapping::{Lifetime, lifetime};
 pub use once::{Once, once};
 pub(crate) use status::{packets, path_status, refusals, version};
 

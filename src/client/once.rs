@@ -72,7 +72,13 @@ impl Line {
     }
 }
 
-async fn close(session: &Session, endpoint: &ClientEndpoint, tasks: &Tasks, reason: &str) {
+/// Says good-bye on a session that nobody comes back to.
+pub(super) async fn close(
+    session: &Session,
+    endpoint: &ClientEndpoint,
+    tasks: &Tasks,
+    reason: &str,
+) {
     session.close(Code::Done, reason);
     endpoint.close().await;
     tasks.shutdown(Duration::from_secs(1)).await;

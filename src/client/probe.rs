@@ -24,7 +24,7 @@ pub(super) async fn probe(session: Option<Session>, limit: Duration) -> Probe {
         Ok(bytes) => Bytes::copy_from_slice(&bytes),
         Err(error) => return failed(error.to_string()),
     };
-    match tokio::time::timeout(limit, round_trip(&session, payload)).await {
+    match tokio::time::timeout(limit, round_trip(&session, payload, Duration::ZERO)).await {
         Ok(Ok(())) => {
             Probe { ok: true, rtt_ms: Some(started.elapsed().as_secs_f64() * 1e3), error: None }
         }
@@ -47,7 +47,7 @@ pub(super) async fn rate(session: &Session, time: Duration) -> Option<f64> {
         probes.spawn(async move {
             let mut bytes = 0;
             while start.elapsed() < time {
-                round_trip(&session, payload.clone()).await.ok()?;
+                round_trip(&session, payload.clone(), Duration::ZERO).await.ok()?;
                 bytes += payload.len();
             }
             Some(bytes)
@@ -64,11 +64,17 @@ pub(super) async fn rate(session: &Session, time: Duration) -> Option<f64> {
     Some(bytes as f64 * 8.0 / start.elapsed().as_secs_f64())
 }
 
-async fn round_trip(session: &Session, payload: Bytes) -> Result<(), String> {
+/// Sends bytes and waits for the very same, which the router is to send back after `delay`. [STR-14]
+pub(super) async fn round_trip(
+    session: &Session,
+    payload: Bytes,
+    delay: Duration,
+) -> Result<(), String> {
     let header = StreamHeader {
         version: VERSION,
         tunnel: TUNNEL,
         class: StreamClass::Probe.into(),
+        delay_ms: u32::try_from(delay.as_millis()).unwrap_or(u32::MAX),
         ..StreamHeader::default()
     };
     let sent = session.open(header, payload.clone()).await;

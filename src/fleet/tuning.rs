@@ -78,6 +78,7 @@ impl Tuning {
             priority: Priority::default(),
             optimize_for: self.aim(),
             idle_timeout: self.idle_timeout,
+            keep_alive: true,
             connect_timeout: self.connect_timeout,
             max_packet: self.max_packet,
             carrier: CarrierChoice::default(),

@@ -12,7 +12,7 @@ mod queue;
 mod socket;
 mod table;
 
-pub use echo::echo;
+pub use echo::{echo, echo_after};
 #[cfg(unix)]
 pub use flows::Bequest;
 pub use flows::{

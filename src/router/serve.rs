@@ -2,7 +2,9 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::time::Duration;
 
+use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 use super::admit::{Admitted, most_of_one_key};
@@ -10,8 +12,8 @@ use super::connect::{Connected, connect};
 use super::declare::{Declaration, Role};
 use super::sessions::Seat;
 use super::{Shared, flows};
-use crate::relay::{Flows, Scope, Side, echo};
-use crate::session::{Event, Knock, Session};
+use crate::relay::{Flows, Scope, Side, echo, echo_after};
+use crate::session::{Event, Incoming, Knock, Session};
 use crate::task::{OnPanic, Tasks};
 use crate::tunnel::{Name, Protocol, Target};
 use crate::wire::{Code, StreamClass};
@@ -26,6 +28,8 @@ pub(super) struct Client {
     pub(super) name: Name,
     pub(super) instance: Uuid,
     tunnels: RwLock<HashMap<u32, Declaration>>,
+    /// Places for probes that are answered later.
+    later: Semaphore,
 }
 
 /// Serves until the session ends.
@@ -33,9 +37,10 @@ pub(super) async fn serve(shared: Arc<Shared>, tasks: Tasks, admitted: Admitted)
     let Admitted { session, mut events, seat, name, instance } = admitted;
     let scope = Scope { draining: shared.accepting.clone(), stop: shared.connections.clone() };
     let flows = Flows::start(&session, Side::Router, &shared.table, &tasks, scope);
-    let tunnels = RwLock::default();
+    let (tunnels, later) = (RwLock::default(), Semaphore::new(MOST_LATER));
+    let tasks_of = tasks.clone();
     let client =
-        Client { shared, tasks: tasks.clone(), session, flows, seat, name, instance, tunnels };
+        Client { shared, tasks: tasks_of, session, flows, seat, name, instance, tunnels, later };
     let client = Arc::new(client);
     // A session that nobody serves any more would look alive to the client for ever.
     let session = client.session.clone();
@@ -173,11 +178,7 @@ async fn answer(client: Arc<Client>, knock: Knock) -> Option<Connected> {
     };
     match StreamClass::try_from(incoming.header.class) {
         Ok(StreamClass::Connect) => return connect(&client, incoming).await,
-        Ok(StreamClass::Probe) => {
-            if let Ok((sender, receiver, _seat)) = incoming.admit().await {
-                echo(sender, receiver, PROBE_MOST).await;
-            }
-        }
+        Ok(StreamClass::Probe) => probe(&client, incoming).await,
         Ok(StreamClass::Flow) => client.flows.spilled(incoming).await,
         Ok(StreamClass::Incoming | StreamClass::Resume) | Err(_) => {
             let unknown = "this router does not know streams of this class";
@@ -185,6 +186,26 @@ async fn answer(client: Arc<Client>, knock: Knock) -> Option<Connected> {
         }
     }
     None
+}
+
+/// Sends a probe back, at once or after the silence that it asks for. [STR-11] [STR-14]
+async fn probe(client: &Client, incoming: Incoming) {
+    let delay = Duration::from_millis(incoming.header.delay_ms.into());
+    if delay.is_zero() {
+        if let Ok((sender, receiver, _seat)) = incoming.admit().await {
+            echo(sender, receiver, PROBE_MOST).await;
+        }
+        return;
+    }
+    if delay > LONGEST_DELAY {
+        return incoming.refuse(Code::Limit, "a probe waits for 25 s at most").await;
+    }
+    let Ok(place) = client.later.try_acquire() else {
+        return incoming.refuse(Code::Limit, "as many probes wait as may").await;
+    };
+    if let Ok((sender, receiver, _seat)) = incoming.admit().await {
+        echo_after(delay, (sender, receiver), PROBE_MOST, place).await;
+    }
 }
 
 /// What is repeated of a peer's own words, to the log or to the peer: a message has its limit.
@@ -196,5 +217,9 @@ pub(super) fn shortened(message: &str) -> String {
 const REASON_MOST: usize = 200;
 /// Bytes that a probe may carry.
 const PROBE_MOST: usize = 64 << 10;
+/// Below the idle limit, so that the answer finds a connection.
+const LONGEST_DELAY: Duration = Duration::from_secs(25);
+/// Probes of one session that wait: half a megabyte at most.
+const MOST_LATER: usize = 8;
 /// Tunnels of one session.
 const MOST_TUNNELS: usize = 1_024;

@@ -163,6 +163,12 @@ impl Connection {
         (stats.frame_tx.datagram, stats.frame_rx.datagram)
     }
 
+    /// UDP datagrams of the connection, sent and received.
+    pub fn packets(&self) -> (u64, u64) {
+        let stats = self.inner.stats();
+        (stats.udp_tx.datagrams, stats.udp_rx.datagrams)
+    }
+
     /// STREAM frames sent.
     pub fn stream_frames(&self) -> u64 {
         self.inner.stats().frame_tx.stream

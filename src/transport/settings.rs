@@ -23,6 +23,9 @@ pub struct Settings {
     pub optimize_for: OptimizeFor,
     /// A connection that hears nothing for this long is dead.
     pub idle_timeout: Duration,
+    /// Whether an idle client sends something now and then. Off, `idle_timeout` ends a silent connection: for who measures
+    /// what silence does to the path.
+    pub keep_alive: bool,
     /// How long a connection attempt may take; on the router, the handshake of an accepted one.
     pub connect_timeout: Duration,
     /// Largest UDP payload in bytes, from 1,200, of what this end sends and lets the peer send; `None` takes what the
@@ -97,6 +100,7 @@ impl Default for Settings {
             priority: Priority::default(),
             optimize_for: OptimizeFor::default(),
             idle_timeout: Duration::from_secs(30),
+            keep_alive: true,
             connect_timeout: Duration::from_secs(3),
             max_packet: None,
             carrier: CarrierChoice::default(),
@@ -117,8 +121,16 @@ impl Default for Settings {
 impl Settings {
     /// Four keep-alives fit into an idle limit: a lost packet or two must not end a connection. How far apart they are is
     /// how many clients a killed router gets back in a second. [SES-28]
-    fn keep_alive(&self) -> Duration {
-        (self.idle_timeout / 5).min(Duration::from_secs(6)).max(Duration::from_millis(100))
+    pub fn keep_alive_interval(&self) -> Duration {
+        (self.idle_timeout / 5).min(KEEP_ALIVE).max(Duration::from_millis(100))
+    }
+
+    /// Its clients' keep-alives suffice a router, unless its own limit is shorter than they can know of: a router that is
+    /// silent lets a client find out what silence does. [SES-28]
+    fn keep_alive(&self, is_router: bool) -> Option<Duration> {
+        let is_needed =
+            if is_router { self.idle_timeout < KEEP_ALIVE * 5 } else { self.keep_alive };
+        is_needed.then(|| self.keep_alive_interval())
     }
 
     /// How long a router lets a handshake take.
@@ -139,7 +151,7 @@ impl Settings {
             IdleTimeout::try_from(self.idle_timeout).unwrap_or(IdleTimeout::from(VarInt::MAX));
         config
             .max_idle_timeout(Some(idle))
-            .keep_alive_interval(Some(self.keep_alive()))
+            .keep_alive_interval(self.keep_alive(narrow))
             .initial_rtt(INITIAL_RTT)
             .stream_receive_window(STREAM_WINDOW)
             .receive_window(if narrow { UNAUTHENTICATED_WINDOW } else { CONNECTION_WINDOW })
@@ -195,6 +207,8 @@ impl Settings {
     }
 }
 
+/// Between two keep-alives of an idle client, at most.
+const KEEP_ALIVE: Duration = Duration::from_secs(6);
 /// For who is on a long, lossy link.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Smaller than QUIC's default of 333 ms: most paths are, and a lost first packet is sent again sooner.
@@ -221,3 +235,25 @@ const SEND_WINDOW_LOOPBACK_LEAST: u64 = 500_000;
 const SEND_WINDOW: u64 = 64 << 20;
 /// RFC 9002, 7.2: ten packets, at least 14,720 bytes.
 const INITIAL_WINDOW: u64 = 14_720;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_keeps_the_connection_alive_and_a_router_only_for_a_limit_of_its_own() {
+        let seconds = Duration::from_secs;
+        for (idle, client, router) in [
+            (600, seconds(6), None),
+            (30, seconds(6), None),
+            (29, seconds(29) / 5, Some(seconds(29) / 5)),
+            (5, seconds(1), Some(seconds(1))),
+        ] {
+            let settings = Settings { idle_timeout: seconds(idle), ..Settings::default() };
+            assert_eq!(settings.keep_alive(false), Some(client), "{idle}");
+            assert_eq!(settings.keep_alive(true), router, "{idle}");
+            let silent = Settings { keep_alive: false, ..settings };
+            assert_eq!(silent.keep_alive(false), None, "{idle}");
+        }
+    }
+}

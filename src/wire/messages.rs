@@ -326,6 +326,9 @@ pub struct StreamHeader {
     /// Bytes of the stream's payload that have come to the opener, for class RESUME.
     #[prost(uint64, tag = "10")]
     pub received: u64,
+    /// Milliseconds of silence after which the payload comes back, at most 25,000, for class PROBE; 0: at once.
+    #[prost(uint32, tag = "11")]
+    pub delay_ms: u32,
 }
 /// First frame of the answering direction; the payload follows at once.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::world::{Outcome, Service, World, free_port};
+use crate::link::{Conditions, Link, Way};
+use crate::world::{Outcome, Run, Service, World, free_port};
 
 /// Results by check.
 fn checks(outcome: &Outcome) -> Vec<(String, String)> {
@@ -33,6 +34,7 @@ fn doctor_finds_a_way_that_works_and_says_what_does_not() {
         "versions",
         "round trip",
         "loss",
+        "NAT mapping",
     ];
     for name in names.into_iter().chain(["router's clock"]) {
         assert!(ok(name), "{name}: {found:?}");
@@ -62,4 +64,57 @@ fn doctor_names_a_key_that_others_can_read_and_makes_none() {
     let outcome = fresh.conduit(&["doctor", "-o", "json"]).exits(1);
     assert_eq!(checks(&outcome).last().expect("a check").1, "failed");
     assert!(!fresh.home().join("client.key").exists(), "looking changes nothing");
+}
+
+/// What the row of NAT mappings says over a path whose NAT forgets who is silent for so long.
+fn mapping(remembers: Duration, change: impl FnOnce(Run) -> Run) -> (Outcome, Value) {
+    let world = World::new();
+    let target = Service::echo();
+    let (router, client, _tunnel) = world.tunnel_to(target.addr());
+    let link = Link::to(router.addr(), 4, Conditions::rtt(Duration::from_millis(20)));
+    link.remembers(remembers);
+    let (addr, identity) = (link.addr().to_string(), router.identity());
+    let doctor = ["doctor", "--router", &addr, "--router-identity", &identity, "-o", "json"];
+    let outcome = change(client.conduit(&doctor)).limit(Duration::from_secs(60)).ends();
+    let checks = outcome.json()["checks"].as_array().expect("checks").clone();
+    let mut rows = checks.into_iter().filter(|check| check["check"] == "NAT mapping");
+    let row = rows.next().unwrap_or_else(|| panic!("no such row: {outcome}"));
+    let was_silent = link.count(Way::Down).forgotten > 0;
+    assert_eq!(was_silent, row["result"] != "ok", "{row}: {:?}", link.count(Way::Down));
+    (outcome, row)
+}
+
+/// [STR-14]
+#[test]
+fn a_nat_that_forgets_between_two_keep_alives_is_a_failure_and_a_patient_one_is_none() {
+    let (outcome, row) = mapping(Duration::from_secs(4), |doctor| doctor);
+    assert_eq!((&row["result"], outcome.code), (&"failed".into(), Some(1)), "{outcome}");
+    assert_eq!(row["detail"], "forgotten within 7 s of silence");
+    let fix = row["fix"].as_str().expect("what to do");
+    assert!(fix.contains("UDP timeout") && fix.contains("idle_timeout = \"10s\""), "{fix}");
+    outcome.took_at_most(Duration::from_secs(15));
+
+    let (outcome, row) = mapping(Duration::from_secs(60), |doctor| doctor);
+    assert_eq!((&row["result"], outcome.code), (&"ok".into(), Some(0)), "{outcome}");
+    assert_eq!(row["detail"], "outlives 7 s of silence, keep-alives leave every 6 s");
+    outcome.took_at_most(Duration::from_secs(12));
+}
+
+/// What the failure's hint says is what mends it.
+#[test]
+fn keep_alives_that_come_sooner_hold_what_forgets_soon() {
+    let (outcome, row) = mapping(Duration::from_secs(4), |doctor| {
+        doctor.env("CONDUIT_PERFORMANCE_IDLE_TIMEOUT", "10s")
+    });
+    assert_eq!((&row["result"], outcome.code), (&"ok".into(), Some(0)), "{outcome}");
+    assert_eq!(row["detail"], "outlives 3 s of silence, keep-alives leave every 2 s");
+}
+
+#[test]
+fn a_nat_that_only_keep_alives_hold_is_a_warning_with_its_bounds() {
+    let (outcome, row) = mapping(Duration::from_secs(15), |doctor| doctor.arg("--nat"));
+    assert_eq!((&row["result"], outcome.code), (&"warning".into(), Some(0)), "{outcome}");
+    assert_eq!(row["detail"], "outlives 12 s of silence, and not 18 s");
+    assert!(row["fix"].as_str().is_some_and(|fix| fix.contains("two minutes")), "{row}");
+    outcome.took_at_most(Duration::from_secs(35));
 }

@@ -30,6 +30,8 @@ mod half_close;
 mod homes;
 mod http;
 mod leases;
+#[path = "../link/mod.rs"]
+mod link;
 mod outages;
 mod packet_sizes;
 mod private_files;

@@ -1,6 +1,7 @@
 //! A bad path, emulated: a relay for UDP between clients and one router, with delay, loss, reordering, duplicates, damage, a
-//! rate with a queue in front of it, an MTU, outages, and strangers who send copies, all of which may change while it runs. It runs in a thread of its own and ends
-//! when it is dropped. It counts what it drops, so that a test can show that the path was as bad as it says.
+//! rate with a queue in front of it, an MTU, outages, a NAT that forgets, and strangers who send copies, all of which may
+//! change while it runs. It runs in a thread of its own and ends when it is dropped. It counts what it drops, so that a test
+//! can show that the path was as bad as it says.
 #![allow(dead_code, reason = "not every test wants everything")]
 
 use std::cmp::Reverse;
@@ -85,6 +86,8 @@ pub(crate) struct Count {
     pub(crate) too_large: u64,
     /// Dropped during an outage.
     pub(crate) down: u64,
+    /// Dropped because a NAT had forgotten whom it is for.
+    pub(crate) forgotten: u64,
 }
 
 /// From clients to the router, and back.
@@ -118,6 +121,16 @@ struct State {
     random: u64,
     /// How often a NAT on the path has forgotten whom it let through.
     forgotten: u64,
+    /// How long it remembers a client that says nothing.
+    remembers: Option<Duration>,
+}
+
+/// What a NAT on the path knows of one client.
+struct Mapping {
+    back: Arc<UdpSocket>,
+    /// When the client was heard.
+    heard: Arc<Mutex<Instant>>,
+    _answers: AbortOnDropHandle<()>,
 }
 
 struct Direction {
@@ -151,6 +164,7 @@ impl Link {
             held: 0,
             number: 0,
             forgotten: 0,
+            remembers: None,
             random: (seed + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
         };
         let (state, stranger) = (Mutex::new(state), socket());
@@ -193,6 +207,12 @@ impl Link {
         self.shared.state().forgotten += 1;
     }
 
+    /// From now on a NAT on the path forgets who says nothing for this long: what is sent to them gets lost until they are
+    /// heard again, and then they come from another port.
+    pub(crate) fn remembers(&self, silence: Duration) {
+        self.shared.state().remembers = Some(silence);
+    }
+
     /// What became of the packets of one direction.
     pub(crate) fn count(&self, way: Way) -> Count {
         self.shared.state().ways[way as usize].count
@@ -219,6 +239,12 @@ impl Drop for Link {
 impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("nobody panics here")
+    }
+
+    /// Whether the NAT has forgotten a client that was heard at this time.
+    fn has_forgotten(&self, heard: &Mutex<Instant>) -> bool {
+        let silence = heard.lock().expect("nobody panics here").elapsed();
+        self.state().remembers.is_some_and(|limit| silence > limit)
     }
 
     /// Takes a packet in; it is dropped, or due some time.
@@ -351,7 +377,7 @@ impl Ord for Packet {
 
 /// Takes packets of clients; each client gets a socket of its own towards the router.
 async fn accept(shared: Arc<Shared>, front: Arc<UdpSocket>, router: SocketAddr) {
-    let mut clients: HashMap<SocketAddr, (Arc<UdpSocket>, AbortOnDropHandle<()>)> = HashMap::new();
+    let mut clients: HashMap<SocketAddr, Mapping> = HashMap::new();
     let mut forgotten = 0;
     let mut buffer = vec![0; 65_536];
     loop {
@@ -361,17 +387,22 @@ async fn accept(shared: Arc<Shared>, front: Arc<UdpSocket>, router: SocketAddr) 
             clients.clear();
             forgotten = now;
         }
-        let (back, _) = match clients.entry(client) {
+        if clients.get(&client).is_some_and(|known| shared.has_forgotten(&known.heard)) {
+            clients.remove(&client);
+        }
+        let Mapping { back, heard, .. } = match clients.entry(client) {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(new) => {
                 let back = UdpSocket::from_std(socket()).expect("a socket");
                 back.connect(router).await.expect("a router");
-                let back = Arc::new(back);
-                let (shared, front) = (Arc::clone(&shared), Arc::clone(&front));
-                let answers = tokio::spawn(answers(shared, front, Arc::clone(&back), client));
-                new.insert((back, AbortOnDropHandle::new(answers)))
+                let (back, heard) = (Arc::new(back), Arc::new(Mutex::new(Instant::now())));
+                let sides = (Arc::clone(&back), Arc::clone(&front));
+                let answers = answers(Arc::clone(&shared), sides, client, Arc::clone(&heard));
+                let _answers = AbortOnDropHandle::new(tokio::spawn(answers));
+                new.insert(Mapping { back, heard, _answers })
             }
         };
+        *heard.lock().expect("nobody panics here") = Instant::now();
         shared.send(Way::Up, &buffer[..length], back, None);
     }
 }
@@ -379,14 +410,18 @@ async fn accept(shared: Arc<Shared>, front: Arc<UdpSocket>, router: SocketAddr) 
 /// Takes the router's packets for one client.
 async fn answers(
     shared: Arc<Shared>,
-    front: Arc<UdpSocket>,
-    back: Arc<UdpSocket>,
+    (back, front): (Arc<UdpSocket>, Arc<UdpSocket>),
     client: SocketAddr,
+    heard: Arc<Mutex<Instant>>,
 ) {
     let mut buffer = vec![0; 65_536];
     loop {
         // A router that is gone says so here; it may come back.
         let Ok(length) = back.recv(&mut buffer).await else { continue };
+        if shared.has_forgotten(&heard) {
+            shared.state().ways[Way::Down as usize].count.forgotten += 1;
+            continue;
+        }
         shared.send(Way::Down, &buffer[..length], &front, Some(client));
     }
 }

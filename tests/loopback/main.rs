@@ -28,6 +28,7 @@ mod liveliness;
 mod raw;
 mod resumption;
 mod rough;
+mod silence;
 mod sizes;
 mod stage;
 mod stranger;

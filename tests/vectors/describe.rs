@@ -105,9 +105,13 @@ fn describe_flow_close(close: &FlowClose) -> Value {
 
 /// The fields of a stream's header.
 pub(crate) fn describe_header(header: &StreamHeader) -> Value {
-    json!({
+    let mut fields = json!({
         "version": header.version, "requires": header.requires, "tunnel": header.tunnel,
         "token": header.token.to_string(), "class": header.class, "target": header.target,
         "visitor": header.visitor, "visited": header.visited, "flow": header.flow.to_string(),
-    })
+    });
+    if header.delay_ms != 0 {
+        fields["delay_ms"] = header.delay_ms.into();
+    }
+    fields
 }
