@@ -5,7 +5,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
-use super::sessions::Seat;
+use super::sessions::{Entry, Seat};
 use super::{Shared, now};
 use crate::policy::Targets;
 use crate::registry::rfc3339;
@@ -58,8 +58,8 @@ pub(super) async fn admit(
         applicant.refuse_for_now(ENOUGH);
         return None;
     }
-    let (client, token) = match decide(shared, &applicant).await {
-        Ok(Ok(decided)) => decided,
+    let client = match decide(shared, &applicant).await {
+        Ok(Ok(client)) => client,
         Ok(Err(No::Generic(reason))) => {
             refused(reason);
             applicant.refuse();
@@ -71,13 +71,11 @@ pub(super) async fn admit(
             return None;
         }
         Err(error) => {
-            // Once for each reason: strangers come here too.
-            let reason = error.to_string();
-            if shared.table.refuse("a session", None, &reason) {
-                tracing::error!(%addr, reason, "the store cannot tell who may enter");
-            }
-            applicant.refuse_undecided();
-            return None;
+            let Some(client) = recall(shared, &applicant, &error) else {
+                applicant.refuse_undecided();
+                return None;
+            };
+            client
         }
     };
     note_visit(shared, &applicant, tasks);
@@ -94,8 +92,8 @@ pub(super) async fn admit(
     match applicant.admit(admission, past.as_ref(), tasks).await {
         Ok((session, events)) => {
             tracing::info!(client = %client.name, %addr, "session up");
-            let seat = shared.sessions.enter(&session, &client, instance, token);
-            look_again(shared, &session, &client, token).await;
+            let seat = shared.sessions.enter(&session, &client, instance);
+            look_again(shared, &session, &client).await;
             Some(Admitted { session, events, seat, name: client.name, instance })
         }
         Err(error) => {
@@ -114,16 +112,33 @@ pub(super) fn most_of_one_key(max_clients: usize) -> usize {
     (max_clients / 4).max(LEAST_OF_ONE_KEY)
 }
 
+/// The store cannot be asked: a key that has a session, or may come back to one, is what it was. Who revokes it tells
+/// this process, too.
+fn recall(shared: &Shared, applicant: &Applicant, error: &StoreError) -> Option<Entry> {
+    let known = shared.sessions.known(applicant.identity()).filter(|known| {
+        let shown = applicant.token().map(|proof| proof.id.0);
+        !shared.settings.require_token || (known.token.is_some() && shown == known.token)
+    });
+    // Once for each reason: strangers come here too.
+    let reason = error.to_string();
+    if shared.table.refuse("a session", None, &reason) {
+        let addr = applicant.connection().remote_addr();
+        tracing::error!(%addr, reason, "the store cannot tell who may enter");
+    }
+    if let Some(known) = &known {
+        tracing::warn!(client = %known.name, "let in as it was known before");
+    }
+    known
+}
+
 /// Revoked, or given other permissions, since it was looked up: the seat was not there yet to be told.
-async fn look_again(
-    shared: &Shared,
-    session: &Session,
-    client: &ClientRow,
-    token: Option<[u8; 8]>,
-) {
+async fn look_again(shared: &Shared, session: &Session, client: &Entry) {
+    if shared.sessions.rulings() == client.as_of {
+        return;
+    }
     let store = &shared.settings.store;
     let look = async {
-        let is_good = match token {
+        let is_good = match client.token {
             Some(id) => store.token(id).await?.is_some_and(|token| token.revoked_at.is_none()),
             None => true,
         };
@@ -148,20 +163,22 @@ async fn look_again(
     }
 }
 
-/// The client, and the token that it needed.
-async fn decide(
-    shared: &Shared,
-    applicant: &Applicant,
-) -> Result<Result<(ClientRow, Option<[u8; 8]>), No>, StoreError> {
+/// Asks the store.
+async fn decide(shared: &Shared, applicant: &Applicant) -> Result<Result<Entry, No>, StoreError> {
     let store = &shared.settings.store;
+    let as_of = shared.sessions.rulings();
     let is_banned = shared.sessions.is_banned(applicant.identity());
-    let client = match store.client(applicant.identity()).await? {
+    let client = match store.client(applicant.identity()).await {
+        Err(_) if is_banned => return Ok(Err(No::Generic(REVOKED_KEY))),
+        found => found?,
+    };
+    let client = match client {
         Some(client) if client.status == ClientStatus::Active && !is_banned => client,
         // A ticket does not bring it back, and is not spent; who proves to hold one hears what does. [TKT-6]
         Some(_) => {
             return Ok(Err(match proved_ticket(shared, applicant).await? {
                 Some(_) => No::Ticket(REVOKED.to_owned()),
-                None => No::Generic("the key was revoked"),
+                None => No::Generic(REVOKED_KEY),
             }));
         }
         None => match enrol(shared, applicant).await? {
@@ -169,8 +186,10 @@ async fn decide(
             Err(no) => return Ok(Err(no)),
         },
     };
+    let ClientRow { name, identity, permissions, .. } = client;
+    let entry = Entry { name, identity, permissions, token: None, as_of };
     if !shared.settings.require_token {
-        return Ok(Ok((client, None)));
+        return Ok(Ok(entry));
     }
     let Some(proof) = applicant.token() else { return Ok(Err(No::Generic("no token was shown"))) };
     Ok(match store.token(proof.id.0).await? {
@@ -178,7 +197,7 @@ async fn decide(
             Err(No::Generic("the token's proof does not fit"))
         }
         Some(token) => match token.state(now()) {
-            TokenState::Valid => Ok((client, Some(token.id))),
+            TokenState::Valid => Ok(Entry { token: Some(token.id), ..entry }),
             TokenState::Expired => Err(No::Generic("the token is expired")),
             TokenState::Revoked => Err(No::Generic("the token was revoked")),
         },
@@ -249,6 +268,7 @@ fn time(at: u64) -> String {
     rfc3339(UNIX_EPOCH + Duration::from_secs(at))
 }
 
+const REVOKED_KEY: &str = "the key was revoked";
 /// What everybody reads while there is no room.
 const FULL: &str = "the router serves as many clients as it may; try again later";
 /// What one key reads that has many sessions.

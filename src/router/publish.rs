@@ -1,5 +1,6 @@
 //! Published ports: the router listens, and hands each visitor to the client whose tunnel it is. [RVS-1]
 
+mod notes;
 mod socket;
 
 use std::collections::HashMap;
@@ -26,6 +27,7 @@ use crate::wire::handover::Port;
 use crate::wire::{Code, Replaced};
 
 use super::visitor;
+use notes::{Change, write_down};
 pub(super) use socket::Socket;
 use socket::listen;
 
@@ -49,14 +51,6 @@ struct Listening {
     stop: CancellationToken,
     #[cfg_attr(not(unix), allow(dead_code, reason = "nothing is handed over there"))]
     socket: Weak<Socket>,
-}
-
-/// A change of the leases.
-#[derive(Debug)]
-enum Change {
-    Held(Lease),
-    /// An identity holds nothing any more; the answer says that this is written.
-    Freed(Identity, oneshot::Sender<()>),
 }
 
 /// A tunnel of a client that is in: where visitors of a port are handed to.
@@ -349,31 +343,6 @@ fn tell_replaced(tasks: &Tasks, server: Server, by: &str, addr: SocketAddr) {
         let said = server.session.say(Event::Replaced(replaced));
         let _ = tokio::time::timeout(TELL_LIMIT, said).await;
     });
-}
-
-/// Writes changes down until the router is gone, and then those that wait.
-async fn write_down(store: Store, mut changes: mpsc::Receiver<Change>, stop: CancellationToken) {
-    loop {
-        let change = tokio::select! {
-            Some(change) = changes.recv() => change,
-            () = stop.cancelled(), if !changes.is_closed() => {
-                changes.close();
-                continue;
-            }
-            else => return,
-        };
-        let (outcome, written) = match change {
-            Change::Held(lease) => (store.save_lease(lease, now()).await, None),
-            Change::Freed(identity, written) => {
-                (store.free_leases(identity).await.map(drop), Some(written))
-            }
-        };
-        if let Err(error) = outcome {
-            tracing::warn!(%error, "a published port is not written down");
-        }
-        // Who waits for it may have gone.
-        let _ = written.map(|written| written.send(()));
-    }
 }
 
 fn refusal(error: &ClaimError) -> Refusal {

@@ -10,7 +10,6 @@ use uuid::Uuid;
 use super::log_budget::LogBudget;
 use crate::policy::Permissions;
 use crate::session::{Past, REFUSAL, Session};
-use crate::store::ClientRow;
 use crate::tunnel::{Identity, Name};
 use crate::wire::Code;
 
@@ -21,6 +20,8 @@ pub(super) struct Sessions(Arc<Mutex<Table>>);
 #[derive(Debug, Default)]
 struct Table {
     next: u64,
+    /// How often somebody took or gave a right: what was looked up before the last time may be wrong.
+    rulings: u64,
     sessions: HashMap<u64, Present>,
     /// Sessions of the process before whose clients have not come back.
     returning: HashMap<(Identity, Uuid), Returning>,
@@ -40,6 +41,18 @@ pub(super) struct Returning {
     #[cfg_attr(not(unix), allow(dead_code, reason = "nothing is handed over there"))]
     pub(super) client: String,
     pub(super) past: Past,
+}
+
+/// Who is let in, and as what.
+#[derive(Clone, Debug)]
+pub(super) struct Entry {
+    pub(super) name: Name,
+    pub(super) identity: Identity,
+    pub(super) permissions: Permissions,
+    /// The token that it showed, where one was needed.
+    pub(super) token: Option<[u8; 8]>,
+    /// [`Sessions::rulings`] before it was looked up.
+    pub(super) as_of: u64,
 }
 
 /// One client that is in, or was.
@@ -93,13 +106,7 @@ impl Drop for Seat {
 }
 
 impl Sessions {
-    pub(super) fn enter(
-        &self,
-        session: &Session,
-        client: &ClientRow,
-        instance: Uuid,
-        token: Option<[u8; 8]>,
-    ) -> Seat {
+    pub(super) fn enter(&self, session: &Session, client: &Entry, instance: Uuid) -> Seat {
         let permissions = Arc::new(ArcSwap::from_pointee(client.permissions.clone()));
         let mut table = self.lock();
         let other = table.sessions.values().find(|present| present.identity == client.identity);
@@ -113,12 +120,30 @@ impl Sessions {
             since: SystemTime::now(),
             session: session.clone(),
             is_away: false,
-            token,
+            token: client.token,
             permissions: Arc::clone(&permissions),
             log: Arc::clone(&log),
         };
         table.sessions.insert(number, present);
         Seat { sessions: self.clone(), number, permissions, log }
+    }
+
+    /// What a key was let in as, and may do now, while it has a session or may come back to one; for when the store cannot
+    /// be asked.
+    pub(super) fn known(&self, identity: Identity) -> Option<Entry> {
+        let table = self.lock();
+        if table.banned.contains(&identity) {
+            return None;
+        }
+        let same = table.sessions.iter().filter(|(_, present)| present.identity == identity);
+        let (_, last) = same.max_by_key(|(number, _)| **number)?;
+        Some(Entry {
+            name: last.name.clone(),
+            identity,
+            permissions: last.permissions.load().as_ref().clone(),
+            token: last.token,
+            as_of: table.rulings,
+        })
     }
 
     /// The session that a process which comes back takes up: its last one. [RSM-4]
@@ -197,6 +222,11 @@ impl Sessions {
         table.in_now().find(|p| p.name.folded() == folded).map(|p| p.identity)
     }
 
+    /// How often a right was taken or given since the router began.
+    pub(super) fn rulings(&self) -> u64 {
+        self.lock().rulings
+    }
+
     /// Ends every session of a key; how many. [SES-34]
     pub(super) fn expel(&self, identity: Identity) -> usize {
         self.lock().returning.retain(|(other, _), returning| {
@@ -215,7 +245,8 @@ impl Sessions {
     }
 
     fn end(&self, is_meant: impl Fn(&Present) -> bool) -> usize {
-        let table = self.lock();
+        let mut table = self.lock();
+        table.rulings += 1;
         let meant = table.sessions.values().filter(|present| is_meant(present));
         meant.map(|present| present.session.close(Code::Refused, REFUSAL)).count()
     }
@@ -240,7 +271,8 @@ impl Sessions {
 
     /// New permissions hold from the next stream on. [SES-34]
     pub(super) fn permit(&self, identity: Identity, permissions: &Permissions) {
-        let table = self.lock();
+        let mut table = self.lock();
+        table.rulings += 1;
         for present in table.sessions.values().filter(|present| present.identity == identity) {
             present.permissions.store(Arc::new(permissions.clone()));
         }

@@ -101,12 +101,12 @@ pub enum AuthorizeError {
 impl Store {
     /// The client with this key, revoked or not.
     pub async fn client(&self, identity: Identity) -> Result<Option<ClientRow>, StoreError> {
-        self.run("look up a client", move |connection| by_identity(connection, identity)).await
+        self.look("look up a client", move |connection| by_identity(connection, identity)).await
     }
 
     /// All clients, revoked ones too, by name.
     pub async fn clients(&self) -> Result<Vec<ClientRow>, StoreError> {
-        self.run("list the clients", |connection| {
+        self.look("list the clients", |connection| {
             connection
                 .prepare_cached("SELECT * FROM clients ORDER BY name_folded, id")?
                 .query_map([], read)?
@@ -131,7 +131,7 @@ impl Store {
         now: u64,
     ) -> Result<Authorized, AuthorizeError> {
         let wanted = name.clone();
-        let outcome = self.run("admit a client", move |connection| {
+        let outcome = self.change("admit a client", move |connection| {
             upsert(connection, identity, wanted, grant, now)
         });
         outcome.await?.map_err(|by| AuthorizeError::NameTaken { name, by })
@@ -140,7 +140,7 @@ impl Store {
     /// Revokes the client of this name and returns it; `None` when there is none. Repeating it changes nothing.
     pub async fn revoke(&self, name: &Name, now: u64) -> Result<Option<ClientRow>, StoreError> {
         let folded = name.folded();
-        self.run("revoke a client", move |connection| {
+        self.change("revoke a client", move |connection| {
             let transaction =
                 connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
             transaction.execute(
@@ -164,7 +164,7 @@ impl Store {
 
     /// Notes that a client has entered; an unknown one is ignored.
     pub async fn seen(&self, identity: Identity, seen: Seen) -> Result<(), StoreError> {
-        self.run("note a client's visit", move |connection| {
+        self.change("note a client's visit", move |connection| {
             connection
                 .prepare_cached(
                     "UPDATE clients SET version = ?2, system = ?3, last_seen = ?4

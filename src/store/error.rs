@@ -85,6 +85,12 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Whether the same call may succeed later without anything being repaired: a lock is given back, a disk has room
+    /// again.
+    pub fn may_pass(&self) -> bool {
+        matches!(self, Self::Busy { .. } | Self::Full { .. } | Self::ReadOnly { .. })
+    }
+
     pub(super) fn from_io(path: &Path, source: io::Error) -> Self {
         let path = path.to_owned();
         match source.kind() {

@@ -9,7 +9,7 @@ use crate::tunnel::{Identity, Name};
 impl Store {
     /// Remembers a lease in the place of what was known of its route.
     pub async fn save_lease(&self, lease: Lease, now: u64) -> Result<(), StoreError> {
-        self.run("remember a lease", move |connection| {
+        self.change("remember a lease", move |connection| {
             let (address, port) = columns::place(&lease.route);
             connection
                 .prepare_cached(
@@ -40,7 +40,7 @@ impl Store {
     /// Notes that the last server of a route has gone. Repeating it keeps the first time.
     pub async fn release_lease(&self, route: &Route, now: u64) -> Result<(), StoreError> {
         let (protocol, (address, port)) = (route.protocol(), columns::place(route));
-        self.run("release a lease", move |connection| {
+        self.change("release a lease", move |connection| {
             connection
                 .prepare_cached(
                     "UPDATE leases SET released_at = ?4, updated_at = ?4
@@ -55,7 +55,7 @@ impl Store {
     /// Notes that nobody serves anything, as when the router starts: one that was killed could not. Says how many
     /// were served.
     pub async fn release_leases(&self, now: u64) -> Result<usize, StoreError> {
-        self.run("release the leases", move |connection| {
+        self.change("release the leases", move |connection| {
             connection.execute(
                 "UPDATE leases SET released_at = ?1, updated_at = ?1 WHERE released_at IS NULL",
                 [columns::seconds(now)],
@@ -68,7 +68,7 @@ impl Store {
     ///
     /// [`Routes::reserve`]: crate::routes::Routes::reserve
     pub async fn leases(&self) -> Result<Vec<Lease>, StoreError> {
-        self.run("list the leases", |connection| {
+        self.look("list the leases", |connection| {
             connection
                 .prepare_cached(
                     "SELECT * FROM leases ORDER BY updated_at DESC, protocol, port, address",
@@ -81,7 +81,7 @@ impl Store {
 
     /// Forgets leases that were released at `before` or earlier; says how many.
     pub async fn purge_leases(&self, before: u64) -> Result<usize, StoreError> {
-        self.run("forget old leases", move |connection| {
+        self.change("forget old leases", move |connection| {
             connection
                 .execute("DELETE FROM leases WHERE released_at <= ?1", [columns::seconds(before)])
         })
@@ -90,7 +90,7 @@ impl Store {
 
     /// Forgets all leases of an identity, served ones too; says how many.
     pub async fn free_leases(&self, identity: Identity) -> Result<usize, StoreError> {
-        self.run("free a client's leases", move |connection| {
+        self.change("free a client's leases", move |connection| {
             connection.execute("DELETE FROM leases WHERE identity = ?1", [identity.as_bytes()])
         })
         .await
@@ -166,7 +166,7 @@ mod tests {
             store.save_lease(lease, NOW + u64::from(identity)).await.expect("saved");
         }
         assert_eq!(store.leases().await.expect("leases"), [lease(2, "127.0.0.1:80")]);
-        let times = store.run("look", |connection| {
+        let times = store.look("look", |connection| {
             connection.query_row("SELECT created_at, updated_at FROM leases", [], |row| {
                 Ok((columns::time(row, "created_at")?, columns::time(row, "updated_at")?))
             })
@@ -212,7 +212,7 @@ mod tests {
         for (address, port) in [("127.0.0.1", 0), ("localhost", 80), ("unix:run", 0)] {
             let (_folder, store) = new_store();
             store.save_lease(lease(1, "80"), NOW).await.expect("saved");
-            let spoil = store.run("spoil", move |connection| {
+            let spoil = store.change("spoil", move |connection| {
                 connection
                     .execute("UPDATE leases SET address = ?1, port = ?2", params![address, port])
             });

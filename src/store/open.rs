@@ -7,15 +7,16 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
 
-use super::StoreError;
+use super::{BUSY_LIMIT, StoreError};
 
 mod embedded {
     #![allow(missing_docs, unreachable_pub, reason = "the macro writes the items")]
     refinery::embed_migrations!("src/store/migrations");
 }
 
-/// Opens, checks and migrates; tries again when another process is opening the same file for the first time.
-pub(super) fn open(path: &Path) -> Result<Connection, StoreError> {
+/// Opens, checks and migrates; tries again when another process is opening the same file for the first time. A
+/// connection that may change the file, and one that may not.
+pub(super) fn open(path: &Path) -> Result<(Connection, Connection), StoreError> {
     create_private(path)?;
     check_private(path)?;
     let mut tries = 0;
@@ -68,12 +69,9 @@ fn check_private(path: &Path) -> Result<(), StoreError> {
     Ok(())
 }
 
-fn prepare(path: &Path) -> Result<Connection, StoreError> {
+fn prepare(path: &Path) -> Result<(Connection, Connection), StoreError> {
     let sqlite = |what| move |error| StoreError::from_sqlite(path, what, error);
-    // No URI names: a `?` in a path is a character.
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let mut connection =
-        Connection::open_with_flags(path, flags).map_err(sqlite("open the database"))?;
+    let mut connection = connect(path).map_err(sqlite("open the database"))?;
     // SQLite falls back to reading when it may not write; better to hear that now than at the first enrolment.
     if connection.is_readonly("main").map_err(sqlite("open the database"))? {
         return Err(StoreError::ReadOnly { path: path.to_owned() });
@@ -86,11 +84,22 @@ fn prepare(path: &Path) -> Result<Connection, StoreError> {
         return Err(StoreError::Damaged { path: path.to_owned(), detail: report });
     }
     migrate(path, &mut connection)?;
+    let looking = connect(path).map_err(sqlite("open the database"))?;
+    looking
+        .execute_batch("PRAGMA query_only = ON; PRAGMA trusted_schema = OFF;")
+        .map_err(sqlite("set up the connection"))?;
+    Ok((connection, looking))
+}
+
+fn connect(path: &Path) -> rusqlite::Result<Connection> {
+    // No URI names: a `?` in a path is a character. One that only looks needs to write, too: the file of the WAL's index.
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(BUSY_LIMIT)?;
     Ok(connection)
 }
 
 fn configure(connection: &Connection) -> rusqlite::Result<()> {
-    connection.busy_timeout(BUSY_LIMIT)?;
     // FULL: a client that was told "admitted" is still admitted after a power cut.
     connection.execute_batch(
         "PRAGMA journal_mode = WAL;
@@ -146,9 +155,6 @@ fn migration_error(path: &Path, error: refinery::Error) -> StoreError {
         None => StoreError::Damaged { path: path.to_owned(), detail: text },
     }
 }
-
-/// How long a statement waits for another process' transaction.
-const BUSY_LIMIT: Duration = Duration::from_secs(5);
 
 /// Switching to WAL and the first migration do not always wait for the lock: two processes that meet an empty file
 /// get an error, and find the work done when they look again.

@@ -45,7 +45,7 @@ impl Store {
         now: u64,
     ) -> Result<Redemption, StoreError> {
         let proposed = proposed_name.clone();
-        self.run("redeem a ticket", move |connection| {
+        self.change("redeem a ticket", move |connection| {
             let transaction =
                 connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
             let redemption = redeem(&transaction, id, identity, proposed, now)?;

@@ -303,7 +303,7 @@ async fn a_full_disk_changes_nothing_and_says_so() {
     let (_folder, _path, store) = new_store();
     // SQLite meets its own limit at the same place and with the same code as the disk's.
     store
-        .run("limit", |connection| {
+        .change("limit", |connection| {
             let pages: i64 = connection.query_row("PRAGMA page_count", [], |row| row.get(0))?;
             connection.query_row(&format!("PRAGMA max_page_count = {pages}"), [], |_| Ok(()))
         })
@@ -321,7 +321,7 @@ async fn a_full_disk_changes_nothing_and_says_so() {
 async fn a_database_that_became_read_only_says_so() {
     let (_folder, _path, store) = new_store();
     store
-        .run("forbid", |connection| connection.execute_batch("PRAGMA query_only = ON"))
+        .change("forbid", |connection| connection.execute_batch("PRAGMA query_only = ON"))
         .await
         .expect("read only");
     let error = store.authorize(client(1, "one")).await.expect_err("read only").to_string();

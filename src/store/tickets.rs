@@ -49,7 +49,7 @@ pub struct TicketRow {
 impl Store {
     /// Remembers a new ticket. An id that is there already is an error.
     pub async fn create_ticket(&self, ticket: NewTicket) -> Result<(), StoreError> {
-        self.run("create a ticket", move |connection| {
+        self.change("create a ticket", move |connection| {
             connection
                 .prepare_cached(
                     "INSERT INTO tickets (id, public_key, permissions, name, uses, uses_left,
@@ -72,13 +72,13 @@ impl Store {
 
     /// The ticket with this id: its key lets the caller verify a proof before anything is redeemed.
     pub async fn ticket(&self, id: [u8; 8]) -> Result<Option<TicketRow>, StoreError> {
-        self.run("look up a ticket", move |connection| find(connection, id)).await
+        self.look("look up a ticket", move |connection| find(connection, id)).await
     }
 
     /// Forgets tickets that were spent or have expired [`Store::TICKET_MEMORY`] seconds ago; says how many.
     pub async fn purge(&self, now: u64) -> Result<usize, StoreError> {
         let before = columns::seconds(now.saturating_sub(Self::TICKET_MEMORY));
-        self.run("forget old tickets", move |connection| {
+        self.change("forget old tickets", move |connection| {
             connection.execute(
                 "DELETE FROM tickets WHERE expires_at <= ?1 OR uses_left = 0 AND ?1 >=
                      (SELECT max(redeemed_at) FROM redemptions WHERE ticket_id = tickets.id)",

@@ -85,14 +85,14 @@ impl Store {
     /// Remembers a new token.
     pub async fn create_token(&self, token: NewToken) -> Result<TokenRow, CreateTokenError> {
         let name = token.name.clone();
-        self.run("create a token", move |connection| insert(connection, &token))
+        self.change("create a token", move |connection| insert(connection, &token))
             .await?
             .ok_or(CreateTokenError::NameTaken(name))
     }
 
     /// All tokens, revoked and expired ones too, by name.
     pub async fn tokens(&self) -> Result<Vec<TokenRow>, StoreError> {
-        self.run("list the tokens", |connection| {
+        self.look("list the tokens", |connection| {
             connection
                 .prepare_cached("SELECT * FROM tokens ORDER BY name_folded, created_at, id")?
                 .query_map([], read)?
@@ -103,7 +103,7 @@ impl Store {
 
     /// The token with this id; whether it is good is for [`TokenRow::state`] to say.
     pub async fn token(&self, id: [u8; 8]) -> Result<Option<TokenRow>, StoreError> {
-        self.run("look up a token", move |connection| {
+        self.look("look up a token", move |connection| {
             connection
                 .prepare_cached("SELECT * FROM tokens WHERE id = ?1")?
                 .query_row([id], read)
@@ -122,7 +122,7 @@ impl Store {
             TokenRef::Name(name) => (None, Some(name.folded())),
             TokenRef::Id(id) => (Some(*id), None),
         };
-        self.run("revoke a token", move |connection| {
+        self.change("revoke a token", move |connection| {
             let transaction =
                 connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
             let row = transaction

@@ -14,6 +14,7 @@
 
 use conduit::tunnel::CarrierChoice;
 
+mod database;
 mod disk;
 #[path = "../loopback/firewall.rs"]
 mod firewall;

@@ -29,7 +29,7 @@ fn eight_processes_may_meet_a_file_that_is_not_there_yet() {
 async fn a_database_from_a_newer_version_is_refused_with_what_to_do() {
     let (_folder, path, store) = new_store();
     store
-        .run("pretend", |connection| {
+        .change("pretend", |connection| {
             connection.execute(
                 "INSERT INTO refinery_schema_history
                  SELECT version + 41, 'later', applied_on, checksum FROM refinery_schema_history",
