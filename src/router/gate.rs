@@ -90,7 +90,7 @@ impl Gate {
         let is_rush = half_open.all >= HALF_OPEN_FREE || self.in_second > NEW_PER_SECOND_FREE;
         if half_open.all >= HALF_OPEN_MOST {
             Verdict::Refuse
-        } else if !validated && (is_rush || theirs >= HALF_OPEN_OF_ONE) {
+        } else if !validated && (is_rush || theirs >= UNPROVED_OF_ONE) {
             Verdict::Prove
         } else if theirs >= HALF_OPEN_OF_ONE {
             Verdict::Refuse
@@ -143,6 +143,8 @@ fn lock(places: &Mutex<Places>) -> MutexGuard<'_, Places> {
 const HALF_OPEN_MOST: usize = 256;
 /// Of one source: it cannot keep everybody else out, and as many can come at once from behind one NAT.
 const HALF_OPEN_OF_ONE: usize = HALF_OPEN_MOST / 4;
+/// Of one source before it has to prove its address: whoever forges it takes so many of its places, and leaves it the rest.
+const UNPROVED_OF_ONE: usize = HALF_OPEN_OF_ONE / 4;
 /// TLS connections at one time, each with a file and a buffer, and of one source: it cannot keep everybody else out.
 const LANES_MOST: usize = 8_192;
 const LANES_OF_ONE: usize = LANES_MOST / 8;
@@ -184,6 +186,17 @@ mod tests {
         let neighbours =
             ["[2001:db8::1]:1", "[2001:db8::2]:1"].map(|addr| addr.parse().map(source));
         assert_eq!(neighbours[0], neighbours[1]);
+    }
+
+    #[test]
+    fn whoever_forges_an_address_does_not_keep_it_out() {
+        let (mut gate, now) = (Gate::new(), Instant::now());
+        let mut seats = Vec::new();
+        while gate.judge(from(1), false, now) == Verdict::Enter {
+            seats.push(gate.seat(from(1)));
+        }
+        assert_eq!(seats.len(), UNPROVED_OF_ONE);
+        assert_eq!(gate.judge(from(1), true, now), Verdict::Enter);
     }
 
     #[test]
