@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use conduit::client::{self, StartError};
+use conduit::router;
 use conduit::tunnel::CarrierChoice;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::AbortHandle;
@@ -31,10 +32,19 @@ pub(crate) struct TcpPath {
 
 impl Firewall {
     pub(crate) async fn new() -> Self {
-        let stage = Stage::with(|settings| settings.transport.trust_loopback = false).await;
+        Self::with(7, |_| {}).await
+    }
+
+    /// What is random on the path for UDP follows from `seed`.
+    pub(crate) async fn with(seed: u64, change: impl FnOnce(&mut router::Settings)) -> Self {
+        let stage = Stage::with(|settings| {
+            settings.transport.trust_loopback = false;
+            change(settings);
+        })
+        .await;
         loop {
             let path = Conditions::rtt(Duration::from_millis(10)).rate(200, 1 << 20);
-            let udp = Link::to(stage.router.local_addr(), 7, path);
+            let udp = Link::to(stage.router.local_addr(), seed, path);
             if let Ok(listener) = TcpListener::bind(udp.addr()).await {
                 let tcp = TcpPath::new(listener, stage.router.local_addr());
                 return Self { stage, udp, tcp };

@@ -31,6 +31,7 @@ mod rough;
 mod silence;
 mod sizes;
 mod stage;
+mod storms;
 mod stranger;
 #[cfg(unix)]
 mod unix_sockets;

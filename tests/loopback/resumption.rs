@@ -251,7 +251,7 @@ async fn keeps_being_lost(seed: u64, direction: Direction) {
 }
 
 /// Sends noise in pieces and with pauses, at random, and wants the same bytes and the end.
-async fn wanders(addr: std::net::SocketAddr, seed: u64) {
+pub(crate) async fn wanders(addr: std::net::SocketAddr, seed: u64) {
     let stream = TcpStream::connect(addr).await.expect("a connection");
     let bytes = noise(seed, 1 << (seed % 21));
     let (mut read, mut write) = stream.into_split();
