@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::context::Context;
 use super::enrol::{self, Invitation, parse_token};
-use crate::client::{Access, Once};
+use crate::client::{Access, Networks, Once};
 use crate::config::{ClientConfig, Loaded, TokenSource, find_client_file};
 use crate::files;
 use crate::fleet::{Failure, Kind, Launch, Output, Pin, Tuning};
@@ -23,6 +23,7 @@ pub(super) struct Prepared {
     token: Option<String>,
     client_name: String,
     notices: Vec<String>,
+    networks: Networks,
 }
 
 /// The configuration file that is used, if any.
@@ -56,7 +57,8 @@ pub(super) async fn prepare(
         token.as_deref(),
     );
     let pin = trusted.await?;
-    Ok(Prepared { config, tuning, pin, keypair, token, client_name, notices: loaded.notices })
+    let (notices, networks) = (loaded.notices, Networks::of_home(context.home()?.root()));
+    Ok(Prepared { config, tuning, pin, keypair, token, client_name, notices, networks })
 }
 
 impl Prepared {
@@ -114,6 +116,7 @@ impl Prepared {
                 token: self.token.as_deref().map(parse_token).transpose()?,
                 transport: self.tuning.transport(),
                 session: self.tuning.session(),
+                networks: self.networks.clone(),
             },
             relay: self.tuning.relay(),
         })

@@ -8,10 +8,11 @@ use uuid::Uuid;
 use super::connect::{Attempt, Established, RouterAddress, establish, retried};
 use super::declare::declare;
 use super::error::StartError;
+use super::networks::Networks;
 use crate::identity::{Keypair, Ticket, Token};
 use crate::session::Introduction;
 use crate::task::Tasks;
-use crate::tunnel::{Bind, HostPort, Span, TunnelSpec};
+use crate::tunnel::{Bind, CarrierChoice, HostPort, Span, TunnelSpec};
 use crate::wire::Code;
 use crate::{session, transport};
 
@@ -30,6 +31,8 @@ pub struct Access {
     pub transport: transport::Settings,
     /// The session.
     pub session: session::Settings,
+    /// Where UDP was of no use.
+    pub networks: Networks,
 }
 
 /// What a ticket brought.
@@ -82,7 +85,16 @@ impl Access {
             token: None,
             transport: transport::Settings::default(),
             session: session::Settings::default(),
+            networks: Networks::default(),
         }
+    }
+
+    /// What is remembered of networks, where there is a choice: a carrier that somebody named, or a proxy, says nothing
+    /// about UDP.
+    pub(super) fn networks(&self) -> Option<&Networks> {
+        let transport = &self.transport;
+        let is_free = transport.carrier == CarrierChoice::Auto && transport.proxy.is_none();
+        is_free.then_some(&self.networks)
     }
 
     /// One attempt at a session on which `tunnel` is declared. `binds` is where its users are to

@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::error::reason_of;
-use super::{Access, StartError};
+use super::{Access, Networks, StartError};
 use crate::identity::Keypair;
 use crate::session::{Event, Introduction, Past, Session, initiate};
 use crate::task::Tasks;
@@ -63,6 +63,7 @@ pub(super) async fn establish(
     let Attempt { tasks, tries, past, tls_at_once } = attempt;
     let Access { keypair, router, transport, session: settings, .. } = access;
     let mut transport = transport::Settings { tls_at_once, ..transport.clone() };
+    let networks = access.networks();
     let may_proxy = transport.proxy.is_some() && transport.carrier != CarrierChoice::Quic;
     let ways = match resolve(router).await {
         // The proxy may know what this machine does not.
@@ -73,11 +74,14 @@ pub(super) async fn establish(
         ways => ways?,
     };
     let (connection, endpoint, addr) =
-        first_to_answer(ways, router.identity, keypair, &transport, tries).await?;
+        first_to_answer(ways, router.identity, keypair, &transport, networks, tries).await?;
     let remote = connection.remote_addr();
     let (session, events) = initiate(connection, keypair, introduction, settings, past, tasks)
         .await
         .map_err(|error| StartError::from_handshake(error, remote))?;
+    if let Some(networks) = networks {
+        networks.note(router.identity, remote, endpoint.carrier());
+    }
     let (early, endpoint) = (Vec::new(), Arc::new(endpoint));
     Ok(Established { session, events, early, endpoint, addr })
 }
@@ -135,11 +139,13 @@ async fn first_to_answer(
     pin: Identity,
     keypair: &Arc<Keypair>,
     transport: &transport::Settings,
+    networks: Option<&Networks>,
     tries: u32,
 ) -> Result<(Connection, ClientEndpoint, HostPort), StartError> {
     let mut attempts = JoinSet::new();
     for (index, (address, addr)) in ways.into_iter().enumerate() {
-        let (keypair, transport) = (Arc::clone(keypair), transport.clone());
+        let (keypair, mut transport) = (Arc::clone(keypair), transport.clone());
+        transport.tls_at_once |= networks.is_some_and(|networks| networks.needs_tls(pin, addr));
         attempts.spawn(async move {
             tokio::time::sleep(HEAD_START * u32::try_from(index).unwrap_or(u32::MAX)).await;
             let reached = ClientEndpoint::reach(transport, addr, &keypair, pin).await;

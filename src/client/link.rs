@@ -1,5 +1,6 @@
 //! Keeps one session alive: connects, notices its end, comes back.
 
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -244,7 +245,7 @@ async fn until_end(
                 lost = Some(ended.reason);
             }
             change = whereabouts.changed() => crossing.moves(&change),
-            crossed = crossing.turns() => shared.crosses(crossed),
+            crossed = crossing.turns() => shared.crosses(crossed, line.session.connection().remote_addr()),
             is_silent = silence.turns() => {
                 shared.heard(is_silent);
                 if is_silent && line.session.outlives() {
@@ -299,8 +300,12 @@ impl Shared {
     }
 
     /// Something else carries the session.
-    fn crosses(&self, Crossed(carrier): Crossed) {
+    fn crosses(&self, Crossed(carrier): Crossed, remote: SocketAddr) {
         self.metrics.crossings.inc();
+        let access = &self.settings.access;
+        if let Some(networks) = access.networks() {
+            networks.note(access.router.identity, remote, carrier);
+        }
         tracing::info!(%carrier, "the session goes on over another carrier");
     }
 

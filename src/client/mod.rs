@@ -14,6 +14,7 @@ mod examine;
 mod forward;
 mod link;
 mod mapping;
+mod networks;
 mod once;
 mod outcome;
 mod probe;
@@ -34,6 +35,7 @@ pub use connect::RouterAddress;
 pub use error::{Failure, StartError, TAKEN_OVER};
 pub use examine::{Examination, Unreached, examine, reaches};
 pub use mapping::{Lifetime, lifetime};
+pub use networks::Networks;
 pub use once::{Once, once};
 pub(crate) use status::{packets, path_status, refusals, version};
 

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::failure::{Failure, Kind};
 use super::tuning::Tuning;
-use crate::client::{self, Access};
+use crate::client::{self, Access, Networks};
 use crate::config::Logging;
 use crate::identity::{Keypair, Token};
 use crate::registry::{self, NewRecord, RecordConfig};
@@ -189,6 +189,7 @@ impl Launch {
                     ..self.tuning.transport()
                 },
                 session: self.tuning.session(),
+                networks: Networks::of_home(&self.home),
             },
             relay: self.tuning.relay(),
             sockets: self.tuning.sockets(),

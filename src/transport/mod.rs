@@ -36,7 +36,7 @@ pub use settings::{CipherSuite, Congestion, DATAGRAM_QUEUE, OptimizeFor, PostQua
 pub use share::ShareCell;
 pub use socket::advice_on_buffers;
 pub use tcp::{Caller, TlsLane};
-pub use whereabouts::{Change, Whereabouts};
+pub use whereabouts::{Change, Whereabouts, source};
 
 pub use quinn::{
     ConnectionError, ReadError, RecvStream, SendDatagramError, SendStream, StoppedError, VarInt,

@@ -84,7 +84,7 @@ impl Whereabouts {
 }
 
 /// The address from which packets to `remote` leave right now; `None` when there is no way. Nothing is sent.
-fn source(remote: SocketAddr) -> Option<IpAddr> {
+pub fn source(remote: SocketAddr) -> Option<IpAddr> {
     let socket = UdpSocket::bind(SocketAddr::new(any_of(remote), 0)).ok()?;
     socket.connect(remote).ok()?;
     Some(socket.local_addr().ok()?.ip())

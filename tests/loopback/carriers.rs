@@ -52,6 +52,33 @@ async fn where_there_is_no_udp_tls_carries_the_tunnel_until_there_is() {
     assert!(tunnel.metrics().contains("conduit_carrier_changes_total 1"), "{}", tunnel.metrics());
 }
 
+/// Who comes after does not wait for QUIC first, until QUIC was there again. [CAR-8]
+#[tokio::test]
+async fn a_network_without_udp_is_remembered_by_those_who_come_after() {
+    let (firewall, target) = (Firewall::new().await, Target::echo().await);
+    let home = tempfile::tempdir().expect("a folder");
+    let remembered = || std::fs::read_dir(home.path().join("networks")).map_or(0, Iterator::count);
+    let tunnel = || {
+        firewall.stage.try_tunnel(target.addr, |settings| {
+            settings.access.router.addresses = vec![firewall.udp.addr().into()];
+            settings.access.networks = client::Networks::of_home(home.path());
+        })
+    };
+    firewall.udp.becomes(|path| path.down = true);
+    let first = tunnel().await.expect("a tunnel over TLS");
+    assert_eq!((first.carrier(), remembered()), (Carrier::Tls, 1));
+    drop(first);
+    // TCP may be dialled, and leads nowhere.
+    firewall.tcp.is_open.store(false, Ordering::Relaxed);
+    firewall.udp.becomes(|path| path.down = false);
+    let before = firewall.tcp.calls();
+    let second = tunnel().await.expect("a tunnel over QUIC");
+    assert_eq!((second.carrier(), remembered()), (Carrier::Quic, 0));
+    within(Duration::from_secs(5), "TCP was dialled", || firewall.tcp.calls() == before + 1).await;
+    let _third = tunnel().await.expect("a tunnel over QUIC");
+    assert_eq!(firewall.tcp.calls(), before + 1, "nothing made it dial TCP");
+}
+
 /// What is asked, not what is sent, shows that nobody answers: an idle end sends acknowledgements, and probes for larger
 /// packets that a good path drops.
 #[tokio::test]
