@@ -66,7 +66,7 @@ pub async fn enrol(access: &Access, ticket: Ticket) -> Result<Enrolled, StartErr
     let Established { session, endpoint, addr, .. } = connected?;
     let terms = session.terms().clone();
     session.close(Code::Done, "enrolled");
-    endpoint.close().await;
+    endpoint.close(session.connection()).await;
     tasks.shutdown(Duration::from_secs(1)).await;
     Ok(Enrolled { name: terms.name, addr, owner: terms.owner, targets: terms.targets })
 }
@@ -121,7 +121,7 @@ impl Access {
                 }
                 // The good-bye has to leave before the process does, or the router keeps the session until it times
                 // out.
-                established.endpoint.close().await;
+                established.endpoint.close(established.session.connection()).await;
                 Err(error)
             }
         }

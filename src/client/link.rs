@@ -113,12 +113,11 @@ impl Link {
 
     /// Says good-bye.
     pub(super) async fn close(&self) {
-        if let Some(session) = self.current() {
-            session.close(Code::Done, "the tunnel was stopped");
-        }
+        let Some(session) = self.current() else { return };
+        session.close(Code::Done, "the tunnel was stopped");
         let endpoint = self.endpoint.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(endpoint) = endpoint {
-            endpoint.close().await;
+            endpoint.close(session.connection()).await;
         }
     }
 }

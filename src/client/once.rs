@@ -80,7 +80,7 @@ pub(super) async fn close(
     reason: &str,
 ) {
     session.close(Code::Done, reason);
-    endpoint.close().await;
+    endpoint.close(session.connection()).await;
     tasks.shutdown(Duration::from_secs(1)).await;
 }
 

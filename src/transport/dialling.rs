@@ -243,7 +243,7 @@ impl ClientEndpoint {
         let reached = Self::reach_over_udp(self.settings.clone(), self.remote, keypair, pin).await;
         let Ok((endpoint, connection)) = reached else { return false };
         connection.close(0, "UDP is open");
-        endpoint.close().await;
+        endpoint.close(&connection).await;
         true
     }
 
@@ -261,11 +261,14 @@ impl ClientEndpoint {
         self.over_tls().as_ref().is_some_and(|over_tls| over_tls.ended.is_cancelled())
     }
 
-    /// Lets the last packets out.
-    pub async fn close(&self) {
+    /// Lets the last packets of a connection out that has been closed, and answers what the router sends until it has heard
+    /// of that: for one and a half round trips, half a second at most. QUIC would have this go on for three probe timeouts
+    /// (RFC 9000, 10.2), for which nobody who waits for the process has a use.
+    pub async fn close(&self, closed: &Connection) {
         let lane = self.over_tls().as_ref().map(|over_tls| Arc::clone(&over_tls.lane));
+        let patience = closed.path().rtt * 3 / 2 + DRIVER;
         let last_packets = async {
-            self.endpoint.wait_idle().await;
+            let _ = tokio::time::timeout(patience, self.endpoint.wait_idle()).await;
             if let Some(lane) = lane {
                 lane.flushed().await;
             }
@@ -344,5 +347,7 @@ async fn refused_by_host(remote: SocketAddr) {
 
 /// The UDP payload that every path of IPv6 carries (RFC 8200, 5), and nearly every other one.
 const ANYWHERE: u16 = 1_232;
+/// Until a packet that is due has been written, where a round trip takes no time.
+const DRIVER: Duration = Duration::from_millis(10);
 /// How long TLS waits for QUIC, as one address for another (RFC 8305, 5).
 const HEAD_START: Duration = Duration::from_millis(300);
