@@ -218,7 +218,7 @@ async fn until_end(
 ) -> Ending {
     let mut early = early.into_iter();
     let mut whereabouts = Whereabouts::towards(line.session.connection().remote_addr());
-    let mut silence = Silence::of(&line.session, &shared.link.heard, PATIENCE);
+    let mut silence = Silence::of(&line.session, &shared.link.heard, PATIENCE).or_deaf();
     let mut crossing = Crossing::of(shared, line, endpoint);
     let mut renewal = Renewal::default();
     let mut lost = None;

@@ -1,4 +1,4 @@
-//! Notices that a router is not heard of any more, long before QUIC gives the connection up.
+//! Notices that a router is not heard of any more, or does not hear, long before QUIC gives the connection up.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -34,8 +34,12 @@ pub(super) struct Silence {
     session: Session,
     heard: Heard,
     seen: Activity,
-    /// When the first question left that nothing has answered since.
+    /// When the first question left after which nothing was heard.
     since: Option<Instant>,
+    /// Looks in a row at which the router was heard and had acknowledged nothing of what was asked.
+    deaf: u32,
+    /// So many of them are silence, too.
+    most_deaf: u32,
     is_silent: bool,
     patience: Duration,
     /// When to look next.
@@ -43,12 +47,28 @@ pub(super) struct Silence {
 }
 
 impl Silence {
-    /// A router is silent that has not answered for `patience`.
+    /// A router is silent that has said nothing for `patience`.
     pub(super) fn of(session: &Session, heard: &Heard, patience: Duration) -> Self {
         let (session, seen) = (session.clone(), session.connection().activity());
         let (heard, due) = (heard.clone(), Instant::now() + LOOK_EVERY);
         heard.now();
-        Self { session, heard, seen, since: None, is_silent: false, patience, due }
+        Self {
+            session,
+            heard,
+            seen,
+            since: None,
+            deaf: 0,
+            most_deaf: u32::MAX,
+            is_silent: false,
+            patience,
+            due,
+        }
+    }
+
+    /// One is silent, too, that says something time and again and acknowledges nothing: both ends' packets have become too
+    /// large for the path, and acknowledgements travel in those.
+    pub(super) fn or_deaf(self) -> Self {
+        Self { most_deaf: DEAF, ..self }
     }
 
     /// Waits until the router falls silent, which is true, or is heard again. Cancel-safe.
@@ -66,15 +86,24 @@ impl Silence {
     /// Whether it is another one than before.
     fn looks(&mut self, seen: Activity, now: Instant) -> bool {
         let before = self.is_silent;
-        if seen.heard != self.seen.heard {
+        let is_asked = seen.asked != self.seen.asked;
+        if seen.answered != self.seen.answered {
             self.heard.now();
-            (self.seen, self.since, self.is_silent) = (seen, None, false);
-        } else if seen.asked != self.seen.asked {
+            (self.seen, self.since, self.deaf, self.is_silent) = (seen, None, 0, false);
+        } else if seen.heard != self.seen.heard {
+            self.heard.now();
+            (self.seen.heard, self.since) = (seen.heard, None);
+            self.deaf += u32::from(is_asked);
+            self.is_silent = self.deaf >= self.most_deaf;
+        } else if is_asked {
             let since = *self.since.get_or_insert(now);
-            self.is_silent = now.duration_since(since) >= self.patience;
+            self.is_silent |= now.duration_since(since) >= self.patience;
         }
         before != self.is_silent
     }
 }
 
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Looks at which a router that hears would have acknowledged something: after an outage, or on a path of satellites, it does
+/// by the second.
+const DEAF: u32 = 3;

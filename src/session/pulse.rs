@@ -108,7 +108,7 @@ mod tests {
     use super::*;
 
     const fn at(asked: u64, heard: u64) -> Activity {
-        Activity { asked, heard }
+        Activity { asked, heard, answered: heard }
     }
 
     #[test]

@@ -53,6 +53,8 @@ pub struct Activity {
     pub asked: u64,
     /// UDP datagrams received.
     pub heard: u64,
+    /// Acknowledgements in them.
+    pub answered: u64,
 }
 
 impl PathStats {
@@ -249,7 +251,8 @@ impl Connection {
             frames.new_connection_id,
             frames.retire_connection_id,
         ];
-        Activity { asked: asked.iter().sum(), heard: stats.udp_rx.datagrams }
+        let (heard, answered) = (stats.udp_rx.datagrams, stats.frame_rx.acks);
+        Activity { asked: asked.iter().sum(), heard, answered }
     }
 
     /// The shortest round-trip time so far.

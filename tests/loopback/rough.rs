@@ -214,15 +214,31 @@ async fn an_mtu_that_falls_to_1280_is_found_out_within_ten_seconds() {
 }
 
 /// An end whose window is full acknowledges nothing as long as it has bytes to send (quinn takes one packet for both), so
-/// that this takes longer than with bytes in one direction.
+/// that two of them may wait for each other: that takes longer than with bytes in one direction, or another connection.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_mtu_that_falls_while_bytes_run_both_ways() {
     let path = Conditions { mtu: 1_500, ..Conditions::rtt(RTT) };
-    let mut distant = Distant::echo(path.rate(100, 1 << 20)).await;
-    distant.limit = Duration::from_secs(60);
-    let mtu = || distant.session.path().mtu;
+    let distant = Distant::echo(path.rate(100, 1 << 20)).await;
+    let mtu = || distant.tunnel.session().map_or(0, |session| session.path().mtu);
     within(Duration::from_secs(5), "the path's MTU is found out", || mtu() > 1_420).await;
-    distant.carries(8 << 20, 2 << 20, |path| path.mtu = 1_280).await;
+    let (bytes, start) = (noise(7, 8 << 20), Instant::now());
+    let stream = TcpStream::connect(distant.tunnel.local_addr()).await.expect("a connection");
+    let (mut read, mut write) = stream.into_split();
+    let sending = async {
+        write.write_all(&bytes).await.expect("bytes sent");
+        write.shutdown().await.expect("the half closed");
+    };
+    let receiving = async {
+        let mut back = vec![0; 2 << 20];
+        read.read_exact(&mut back).await.expect("bytes back");
+        distant.link.becomes(|path| path.mtu = 1_280);
+        read.read_to_end(&mut back).await.expect("bytes back");
+        assert!(back == bytes, "{} other bytes came", back.len());
+    };
+    let moved = tokio::time::timeout(LIMIT, async { tokio::join!(sending, receiving) }).await;
+    moved.expect("it goes on");
+    let is_same = distant.session.connection().close_reason().is_none();
+    println!("{:?}, over the same connection: {is_same}", start.elapsed());
     assert!(distant.link.count(Way::Up).too_large > 0);
     within(Duration::from_secs(9), "what it is now", || (1_221..=1_252).contains(&mtu())).await;
 }
