@@ -16,6 +16,7 @@ mod endings;
 mod firewall;
 mod flow_resumption;
 mod hostile;
+mod hostile_flow_resumption;
 mod hostile_flows;
 mod hostile_resumption;
 mod hostile_reverse;

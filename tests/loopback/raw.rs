@@ -11,7 +11,7 @@ use conduit::policy::Permissions;
 use conduit::transport::DATAGRAM_OVERHEAD;
 use conduit::tunnel::{Direction, Protocol};
 use conduit::wire::{
-    self, Declare, Declared, FlowClose, FlowOpen, VERSION, control::Message, put_whole,
+    self, Code, Declare, Declared, FlowClose, FlowOpen, VERSION, control::Message, put_whole,
 };
 use conduit::{client, router};
 use tokio::net::UdpSocket;
@@ -109,6 +109,23 @@ impl Raw {
     pub(crate) async fn receives(&self) -> Bytes {
         let next = self.admitted.stranger.connection.datagram();
         tokio::time::timeout(LIMIT, next).await.expect("a datagram in time").expect("a datagram")
+    }
+
+    /// Opens a flow that may outlive its connection, without a packet.
+    pub(crate) async fn opens_lasting(&mut self, flow: u64, tunnel: u32, token: u64) {
+        self.says(Message::FlowOpen(FlowOpen { flow, tunnel, token, ..FlowOpen::default() })).await;
+    }
+
+    /// Has no connection from here on, and may come back.
+    pub(crate) fn goes_away(&self) {
+        self.admitted.stranger.connection.close(Code::Moved.number(), "elsewhere");
+    }
+
+    /// The same process with another connection.
+    pub(crate) async fn comes_back(self, stage: &Stage) -> Self {
+        self.goes_away();
+        let stranger = Stranger::with(stage, Arc::clone(&self.admitted.stranger.keypair)).await;
+        Self { admitted: stranger.admitted().await, heard: BytesMut::new() }
     }
 
     /// Whether the session goes on.

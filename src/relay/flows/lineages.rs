@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, Weak};
 use tokio::sync::Notify;
 
 use super::flow::Flow;
+use super::table::Aging;
 use super::{Flows, Inner, lock};
 use crate::session::Past;
 
@@ -59,9 +60,10 @@ impl Lineages {
         }
     }
 
-    /// A flow that the peer opens again.
+    /// A flow that the peer opens again, unless it has ended meanwhile.
     pub(super) fn take(&self, session: &Past, token: u64) -> Option<Arc<Flow>> {
-        lock(&self.sessions).get_mut(session)?.waiting.remove(&token)
+        let flow = lock(&self.sessions).get_mut(session)?.waiting.remove(&token)?;
+        Some(flow).filter(|flow| !flow.is_over())
     }
 
     /// What was left of `flows` need not be waited for any more.

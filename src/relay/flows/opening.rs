@@ -101,7 +101,10 @@ impl Opening {
     /// Serves a flow with the socket that it has had all the time, unless the peer has ended it meanwhile.
     pub fn carry_on(self, rules: FlowRules, known: Known) {
         let Some(flow) = known.kept() else { return };
-        if !flow.moves_to(&self.flows, self.open.flow, rules) || !self.opened(&flow) {
+        if !flow.moves_to(&self.flows, self.open.flow, rules) {
+            return self.refuse(Code::Gone, "the flow has just ended");
+        }
+        if !self.opened(&flow) {
             flow.end();
         }
     }
