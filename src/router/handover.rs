@@ -251,8 +251,9 @@ pub(super) fn take_up(shared: &Arc<Shared>, tasks: &Tasks, heritage: Heritage) {
         tasks.spawn_until_cancelled("client expected", async move {
             past.waits().await;
             shared.sessions.expect_no_longer(identity, instance);
-            tokio::time::sleep(FLOW_PATIENCE).await;
-            shared.table.disinherit_flows(&past);
+            if !past.outlives() {
+                shared.table.disinherit_flows(&past);
+            }
         });
     }
     let published = Arc::clone(&shared.published);
@@ -329,7 +330,5 @@ const SPREAD_EACH: Duration = Duration::from_millis(5);
 const SPREAD: Duration = Duration::from_millis(100);
 /// A port whose tunnel does not outlive its session waits for its client all the same.
 const PORT_PATIENCE: Duration = Duration::from_secs(30);
-/// A client that is back opens its flows again soon.
-const FLOW_PATIENCE: Duration = Duration::from_secs(10);
 /// What clients read.
 const UPGRADED: &str = "the router is being upgraded";

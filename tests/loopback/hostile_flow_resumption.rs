@@ -8,7 +8,7 @@ use conduit::wire::Declare;
 use serde_json::Value;
 use tokio::sync::oneshot;
 
-use crate::raw::{Packets, Raw, figure, packet, udp};
+use crate::raw::{Packets, Raw, figure, packet, resident, udp};
 use crate::stage::{Stage, within};
 
 /// A tunnel whose flows outlive their connection.
@@ -55,6 +55,48 @@ async fn a_flow_that_ended_while_its_client_was_away_is_opened_like_any_other() 
     assert_eq!(raw.receives().await, packet(2, b"after"));
 }
 
+/// [FLW-15]
+#[tokio::test]
+async fn a_flow_waits_for_a_connection_that_lasts_as_long_as_it_takes_to_open_it() {
+    let (stage, service) = (Stage::new().await, Packets::echo().await);
+    let raw = with_open_flow(&stage, &service).await;
+    // Lost before it has said anything.
+    let raw = raw.comes_back(&stage).await;
+    raw.goes_away();
+    tokio::time::sleep(REOPENED_WITHIN + Duration::from_secs(1)).await;
+    assert_eq!(figure(&stage.router, ACTIVE), 1, "it waits");
+    let mut raw = raw.comes_back(&stage).await;
+    assert_eq!(raw.declares(lasting(1, service.addr)).await.code, 0);
+    raw.opens_lasting(2, 1, TOKEN).await;
+    raw.sends(packet(2, b"after")).await;
+    assert_eq!(raw.receives().await, packet(2, b"after"));
+    assert_eq!(figure(&stage.router, ACTIVE), 1, "it goes on");
+}
+
+/// [FLW-11]
+#[tokio::test]
+async fn sessions_that_end_soon_after_a_loss_leave_nothing_behind() {
+    let (stage, service) = (Stage::new().await, Packets::echo().await);
+    let mut figures = Vec::new();
+    for _ in 0..2 {
+        for _ in 0..300 {
+            with_open_flow(&stage, &service).await.comes_back(&stage).await.leaves();
+        }
+        within(LIMIT, "all are over", || figure(&stage.router, ACTIVE) == 0).await;
+        // Until the router waits for nothing of theirs.
+        tokio::time::sleep(MESSAGE_TIMEOUT + Duration::from_secs(1)).await;
+        figures.extend(resident());
+    }
+    println!("{figures:?} KiB");
+    if let [before, after] = figures[..] {
+        assert!(after < before + GROWTH_MOST, "{before} KiB before, {after} KiB after");
+    }
+}
+
 const TOKEN: u64 = 7;
 const ACTIVE: &str = "conduit_active_connections";
 const LIMIT: Duration = Duration::from_secs(10);
+const REOPENED_WITHIN: Duration = Duration::from_secs(10);
+/// Of 300 sessions, each of which would leave 80 KiB.
+const GROWTH_MOST: u64 = 16 << 10;
+const MESSAGE_TIMEOUT: Duration = Duration::from_secs(5);

@@ -92,9 +92,9 @@ impl Table {
         Ok(Known::new(Arc::new(flow)))
     }
 
-    /// Ends what was inherited of a session and what its client has not opened again.
+    /// Ends what was inherited of a session whose client has not come back in time.
     pub fn disinherit_flows(&self, session: &Past) {
-        self.lineages().disinherit(session);
+        self.lineages().forget(session);
     }
 
     fn inherited(&self, faces: Faces, left: &handover::Flow, stop: &CancellationToken) -> Entry {

@@ -49,7 +49,8 @@ impl Lineages {
         let identity = &flow.identity;
         let mut sessions = lock(&self.sessions);
         let lineage = sessions.entry(identity.session.clone()).or_default();
-        let earlier = if lineage.waiting.len() < WAITING_MOST {
+        // Under the lock: a session that is over by now is forgotten after this, or has been.
+        let earlier = if identity.session.outlives() && lineage.waiting.len() < WAITING_MOST {
             lineage.waiting.insert(identity.token, Arc::clone(&flow))
         } else {
             Some(flow)
@@ -66,21 +67,25 @@ impl Lineages {
         Some(flow).filter(|flow| !flow.is_over())
     }
 
-    /// What was left of `flows` need not be waited for any more.
-    pub(super) fn forget(&self, flows: &Flows) {
-        let past = flows.session().past();
-        let mut sessions = lock(&self.sessions);
-        let Some(lineage) = sessions.get_mut(&past) else { return };
-        let of_it = |flow: &Flow| {
-            flow.home.load().as_ref().is_some_and(|home| Arc::ptr_eq(&home.flows.0, &flows.0))
+    /// Ends what was left to the connection of `flows` and what it has not carried on by now. What is left by that one
+    /// itself is the next one's.
+    pub(super) fn settle(&self, flows: &Flows) {
+        let ended = {
+            let mut sessions = lock(&self.sessions);
+            let Some(lineage) = sessions.get_mut(&flows.session().past()) else { return };
+            let is_current = lineage.flows.as_ptr() == Arc::as_ptr(&flows.0);
+            if !is_current || flows.is_over() {
+                return;
+            }
+            std::mem::take(&mut lineage.waiting)
         };
-        let ended: Vec<_> =
-            lineage.waiting.extract_if(|_, flow| of_it(flow)).map(|(_, flow)| flow).collect();
-        if lineage.waiting.is_empty() && lineage.flows.as_ptr() == Arc::as_ptr(&flows.0) {
-            sessions.remove(&past);
-        }
-        drop(sessions);
-        ended.iter().for_each(|flow| flow.end());
+        ended.values().for_each(|flow| flow.end());
+    }
+
+    /// Nothing of a session is waited for any more.
+    pub(super) fn forget(&self, session: &Past) {
+        let ended = lock(&self.sessions).remove(session);
+        ended.iter().flat_map(|lineage| lineage.waiting.values()).for_each(|flow| flow.end());
     }
 
     /// Every connection's flows part from it: all that wait from now on for another one.
@@ -96,21 +101,6 @@ impl Lineages {
             parted.extend(waited.filter(|flow| !known.contains(&Arc::as_ptr(flow))));
         }
         parted
-    }
-
-    /// Ends the flows of a session that were inherited and that nobody has opened again.
-    #[cfg(unix)]
-    pub(super) fn disinherit(&self, session: &Past) {
-        let mut sessions = lock(&self.sessions);
-        let Some(lineage) = sessions.get_mut(session) else { return };
-        let inherited = |flow: &Flow| flow.home.load().is_none();
-        let ended: Vec<_> =
-            lineage.waiting.extract_if(|_, flow| inherited(flow)).map(|(_, flow)| flow).collect();
-        if lineage.waiting.is_empty() && lineage.flows.strong_count() == 0 {
-            sessions.remove(session);
-        }
-        drop(sessions);
-        ended.iter().for_each(|flow| flow.end());
     }
 
     /// Whoever has flows without a connection looks for one.

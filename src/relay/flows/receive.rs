@@ -46,8 +46,10 @@ async fn read(flows: Flows) {
     reader.rest(u64::MAX);
 }
 
-/// Every second: flows that were silent for too long, were killed, or are in the way of a stop. [FLW-10]
+/// Every second: flows that were silent for too long, were killed, or are in the way of a stop [FLW-10]; and those that
+/// wait and should have been opened again by now.
 pub(super) async fn sweep(flows: Flows) {
+    let began = now();
     let mut tick = tokio::time::interval(SWEEP);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (draining, stop) = (&flows.0.scope.draining, &flows.0.scope.stop);
@@ -73,6 +75,9 @@ pub(super) async fn sweep(flows: Flows) {
             } else if idle.is_some_and(|idle| silent >= idle) || draining && silent >= DRAINED {
                 flow.close(Code::Idle, "");
             }
+        }
+        if draining || now.saturating_sub(began) >= REOPENED_WITHIN {
+            flows.0.table.lineages().settle(&flows);
         }
         let given_up = lock(&flows.0.early).sweep(now);
         flows.traffic().count_lost(Loss::UnknownFlow, given_up);
@@ -149,19 +154,17 @@ impl Reader {
 }
 
 impl Flows {
-    /// Gives up the flows that nobody has opened again by the time that they should have been.
+    /// Gives up the flows that wait when no other connection comes. The next one knows by when they should be open again.
     async fn outlive(&self) {
-        let opened_again = async {
-            if !self.session().ends_here().await {
-                tokio::time::sleep(REOPENED_WITHIN).await;
-            }
+        let is_over = tokio::select! {
+            biased;
+            is_over = self.session().ends_here() => is_over,
+            () = self.0.scope.draining.cancelled() => true,
+            () = self.0.scope.stop.cancelled() => true,
         };
-        tokio::select! {
-            () = opened_again => {}
-            () = self.0.scope.draining.cancelled() => {}
-            () = self.0.scope.stop.cancelled() => {}
+        if is_over {
+            self.0.table.lineages().forget(&self.session().past());
         }
-        self.0.table.lineages().forget(self);
     }
 
     /// Whether packets of a flow are of use: it is open, or may be in a moment.
@@ -245,7 +248,7 @@ const BATCH: usize = 256;
 const SWEEP: Duration = Duration::from_secs(1);
 /// Silence after which a flow's socket has nothing new to tell: two sweeps.
 const LOOKED_AT: u64 = 2_000;
-/// After the session has its next connection: who has thousands of flows says so for a while.
-const REOPENED_WITHIN: Duration = Duration::from_secs(10);
+/// Of a connection, for what the one before has left: who has thousands of flows says so for a while.
+const REOPENED_WITHIN: u64 = 10_000;
 /// While the process drains, so much silence ends a flow.
 const DRAINED: u64 = 1_000;
