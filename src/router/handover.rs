@@ -119,11 +119,12 @@ impl Running {
         let shared = &self.shared;
         // Before their tasks end, which close them.
         let ports = shared.published.leave().map_err(HandoverError::of("the published ports"))?;
+        // Before it drains, which ends flows that pause.
+        let flows = shared.table.bequeath_flows();
         shared.accepting.cancel();
         // Who was accepted a moment ago gets as far as to a stream.
         tokio::time::sleep(SETTLE).await;
         shared.leaving.cancel();
-        let flows = shared.table.bequeath_flows();
         shared.table.halt();
         let _ = tokio::time::timeout(HALT, shared.table.drained()).await;
         let (udp, tcp) = shared.endpoint.descriptors();
@@ -275,7 +276,7 @@ fn flow_goes_on(
     if left.socket.is_some() {
         return shared.table.inherit_flow(past, left, tasks, &shared.connections);
     }
-    shared.published.inherits_visitor(&left.bind, |port| {
+    shared.published.inherits_visitor(&left.bind, &shared.table, |port| {
         shared.table.inherit_visitor(past, left, port, &shared.connections)
     })
 }

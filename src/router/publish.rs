@@ -16,7 +16,9 @@ use uuid::Uuid;
 use super::{Shared, now};
 use crate::ends::{Listener, UdpPort};
 use crate::registry::rfc3339;
-use crate::relay::{Destination, FlowRules, Flows, Front, Known, Scope, front};
+use crate::relay::{Destination, FlowRules, Flows, Front, Scope, front};
+#[cfg(unix)]
+use crate::relay::{Known, Table};
 use crate::routes::{ClaimError, Holder, Lease, Route, Routes, ServerNumber};
 use crate::session::{Event, Session};
 use crate::store::{Store, StoreError};
@@ -39,7 +41,7 @@ pub(super) struct Published {
     /// Sockets of the process before, until their tunnels are declared again.
     inherited: Mutex<HashMap<Route, Socket>>,
     /// Flows of visitors there.
-    visitors: Mutex<HashMap<Route, Vec<Known>>>,
+    visitors: Mutex<HashMap<Route, Front>>,
     /// What is to be written down, in its order.
     changed: mpsc::Sender<Change>,
 }
@@ -120,6 +122,7 @@ impl Published {
     pub(super) fn inherits_visitor(
         &self,
         bind: &str,
+        table: &Table,
         take_up: impl FnOnce(&Arc<UdpPort>) -> std::io::Result<Known>,
     ) -> std::io::Result<()> {
         let route = bind.parse().ok().and_then(|bind| Route::new(Protocol::Udp, &bind));
@@ -129,7 +132,8 @@ impl Published {
             return Err(std::io::ErrorKind::NotFound.into());
         };
         let known = take_up(port)?;
-        lock(&self.visitors).entry(route).or_default().push(known);
+        let mut visitors = lock(&self.visitors);
+        visitors.entry(route).or_insert_with(|| Front::new(Arc::clone(port), table)).adopt(known);
         Ok(())
     }
 
@@ -319,8 +323,8 @@ async fn accept(
 }
 
 async fn packets(shared: &Shared, route: &Route, port: Arc<UdpPort>, stop: &CancellationToken) {
-    let visitors = Front::new(port, &shared.table);
-    visitors.adopt(lock(&shared.published.visitors).remove(route).unwrap_or_default());
+    let inherited = lock(&shared.published.visitors).remove(route);
+    let visitors = inherited.unwrap_or_else(|| Front::new(port, &shared.table));
     let pick = || {
         let server = shared.published.pick(route)?;
         let Server { flows, rules, max_flows, trusted, .. } = server;

@@ -22,9 +22,11 @@ use crate::wire::Code;
 #[derive(Debug)]
 pub struct Front {
     port: Arc<UdpPort>,
-    senders: Mutex<FlowTable<Arc<Flow>>>,
+    senders: Arc<Mutex<Senders>>,
     table: Table,
 }
+
+pub(super) type Senders = FlowTable<Arc<Flow>>;
 
 /// Where a new sender's flow goes.
 #[derive(Clone, Debug)]
@@ -49,19 +51,18 @@ struct Newcomer {
 impl Front {
     /// The flows of `port` go to the lists and counters of `table`.
     pub fn new(port: Arc<UdpPort>, table: &Table) -> Self {
-        Self { port, senders: Mutex::default(), table: table.clone() }
+        let senders = Arc::default();
+        table.lineages().has_front(&senders);
+        Self { port, senders, table: table.clone() }
     }
-}
 
-impl Front {
-    /// Takes over flows of another process; they are opened again when their session is back. [UPG-7]
-    pub fn adopt(&self, flows: Vec<Known>) {
-        let mut senders = lock(&self.senders);
-        for known in flows {
-            let Some(flow) = known.kept() else { continue };
-            if let Some(way) = flow.way {
-                senders.insert(way.to, flow);
-            }
+    /// Takes over a flow of another process; it is opened again when its session is back. [UPG-7]
+    pub fn adopt(&self, known: Known) {
+        let Some(flow) = known.kept() else { return };
+        let Some(way) = flow.way else { return flow.end() };
+        let earlier = lock(&self.senders).insert(way.to, flow);
+        if let Some(earlier) = earlier {
+            earlier.end();
         }
     }
 }

@@ -1,13 +1,12 @@
 //! The flows of a process by their sessions, across the connections that carry those. [FLW-15]
 
 use std::collections::HashMap;
-#[cfg(unix)]
-use std::collections::HashSet;
 use std::sync::{Arc, Mutex, Weak};
 
 use tokio::sync::Notify;
 
 use super::flow::Flow;
+use super::front::Senders;
 use super::table::Aging;
 use super::{Flows, Inner, lock};
 use crate::session::Past;
@@ -16,6 +15,8 @@ use crate::session::Past;
 #[derive(Debug, Default)]
 pub(in crate::relay) struct Lineages {
     sessions: Mutex<HashMap<Past, Lineage>>,
+    /// Where flows of this end wait: with their senders.
+    fronts: Mutex<Vec<Weak<Mutex<Senders>>>>,
     /// A flow has lost its connection, or there is another one.
     changed: Notify,
 }
@@ -88,17 +89,27 @@ impl Lineages {
         ended.iter().flat_map(|lineage| lineage.waiting.values()).for_each(|flow| flow.end());
     }
 
+    /// Flows of this end wait there from now on.
+    pub(super) fn has_front(&self, senders: &Arc<Mutex<Senders>>) {
+        let mut fronts = lock(&self.fronts);
+        fronts.retain(|front| front.strong_count() > 0);
+        fronts.push(Arc::downgrade(senders));
+    }
+
     /// Every connection's flows part from it: all that wait from now on for another one.
     #[cfg(unix)]
     pub(super) fn part_all(&self) -> Vec<Arc<Flow>> {
         let carried: Vec<_> =
             lock(&self.sessions).values().filter_map(|lineage| lineage.flows.upgrade()).collect();
-        let mut parted: Vec<_> =
-            carried.into_iter().flat_map(|inner| Flows(inner).part()).collect();
-        let known: HashSet<_> = parted.iter().map(Arc::as_ptr).collect();
+        for inner in carried {
+            Flows(inner).part();
+        }
+        let mut parted = Vec::new();
         for lineage in lock(&self.sessions).values_mut() {
-            let waited = lineage.waiting.drain().map(|(_, flow)| flow);
-            parted.extend(waited.filter(|flow| !known.contains(&Arc::as_ptr(flow))));
+            parted.extend(lineage.waiting.drain().map(|(_, flow)| flow));
+        }
+        for front in lock(&self.fronts).iter().filter_map(Weak::upgrade) {
+            parted.extend(lock(&front).flows().filter(|flow| flow.is_parted()).cloned());
         }
         parted
     }

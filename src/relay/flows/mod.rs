@@ -315,26 +315,23 @@ impl Flows {
 
     /// The connection is no more: its flows, which wait for the next one of the session now. Those that end with their
     /// connection are over. [FLW-15]
-    fn part(&self) -> Vec<Arc<Flow>> {
+    fn part(&self) {
         self.0.is_over.store(true, Ordering::Release);
         let open: Vec<_> = self.open().keys().copied().collect();
-        let parted = open.into_iter().filter_map(|id| self.leaves(id)).collect();
+        open.into_iter().for_each(|id| self.leaves(id));
         self.announce();
-        parted
     }
 
     /// The same of one flow.
-    fn leaves(&self, id: u64) -> Option<Arc<Flow>> {
-        let flow = self.take(id)?;
+    fn leaves(&self, id: u64) {
+        let Some(flow) = self.take(id) else { return };
         if !flow.lasts() {
-            flow.end();
-            return None;
+            return flow.end();
         }
         flow.parts();
         if flow.way.is_none() {
-            self.0.table.lineages().keep(Arc::clone(&flow));
+            self.0.table.lineages().keep(flow);
         }
-        Some(flow)
     }
 
     /// Takes a flow out, which ends it; `None` when there is none.
