@@ -192,7 +192,7 @@ fn serve(shared: &Shared, opening: Opening, port: UdpPort, tunnel: u32) {
     let entry =
         shared.table.enter(Protocol::Udp, Faces::Target, open.visitor.clone(), &shared.connections);
     let preface = (!preface.is_empty()).then(|| preface.into());
-    opening.serve(FlowRules::new(tunnel, options), port, entry, preface);
+    opening.serve(FlowRules::new(tunnel, options), (port, None), entry, preface);
 }
 
 /// What the source is told of a visitor before the first byte.

@@ -29,7 +29,9 @@ pub(super) fn open(client: &Arc<Client>, message: FlowOpen) {
         Err((code, reason)) => return refuse(client, opening, "?", code, &reason),
     };
     // A tunnel that was declared with another target since has flows that lead nowhere near it.
-    known.take_if(|known| !known.target().is_some_and(|addr| may_be(&wanted.target, addr)));
+    known.take_if(|known| {
+        !known.target().is_some_and(|addr| leads_to(&wanted.target, addr, known.name()))
+    });
     if let Some(known) = known {
         return carry_on(client, opening, &wanted, known);
     }
@@ -60,12 +62,12 @@ fn wanted(client: &Client, opening: &Opening, is_known: bool) -> Result<Wanted, 
     Ok(Wanted { target: target.clone(), rules, proxy_protocol })
 }
 
-/// Whether a target is at this address, or resolved to it once.
-fn may_be(target: &Target, addr: SocketAddr) -> bool {
+/// Whether a target is at this address, or was when its name was resolved, which was `name`.
+fn leads_to(target: &Target, addr: SocketAddr, name: Option<&str>) -> bool {
     target.host_port().is_some_and(|target| {
         let is_there = match &target.host {
             Host::Addr(ip) => *ip == addr.ip().to_canonical(),
-            Host::Name(_) => true,
+            Host::Name(current) => name == Some(current.as_str()),
         };
         is_there && target.port == addr.port()
     })
@@ -108,7 +110,11 @@ async fn dial(client: &Client, opening: Opening, wanted: Wanted) {
                     Some(ends::header(version, Transport::Datagram, visitor, visited).into())
                 }
             };
-            opening.serve(rules, port, entry, preface);
+            let name = match target.host_port().map(|target| &target.host) {
+                Some(Host::Name(name)) => Some(name.as_str().into()),
+                _ => None,
+            };
+            opening.serve(rules, (port, name), entry, preface);
         }
         Err(error) => {
             let (target, reason) = (target.to_string(), error.to_string());
@@ -145,10 +151,12 @@ mod tests {
     #[test]
     fn a_flow_goes_on_only_towards_what_its_tunnel_leads_to_now() {
         let addr = "10.0.0.7:53".parse().expect("an address");
-        let is_there = |target: &str| may_be(&target.parse().expect("a target"), addr);
-        assert!(is_there("10.0.0.7:53") && is_there("dns.internal:53"));
-        assert!(
-            !is_there("10.0.0.8:53") && !is_there("10.0.0.7:54") && !is_there("dns.internal:54")
-        );
+        let leads = |target: &str, name| leads_to(&target.parse().expect("a target"), addr, name);
+        let name = Some("dns.internal");
+        assert!(leads("10.0.0.7:53", None) && leads("dns.internal:53", name));
+        assert!(leads("10.0.0.7:53", name), "where it is all the same");
+        assert!(!leads("10.0.0.8:53", None) && !leads("10.0.0.7:54", None));
+        assert!(!leads("dns.internal:54", name) && !leads("other.internal:53", name));
+        assert!(!leads("dns.internal:53", None), "nobody has looked this name up");
     }
 }

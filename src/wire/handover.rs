@@ -107,6 +107,9 @@ pub struct Flow {
     /// What the target reads in front of the first packet that is still to come.
     #[prost(bytes = "bytes", tag = "14")]
     pub preface: ::prost::bytes::Bytes,
+    /// The name that the target's address was found under; empty where the tunnel names the address itself.
+    #[prost(string, tag = "15")]
+    pub name: ::prost::alloc::string::String,
 }
 /// A stream that has ended here, which the peer may have missed.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use conduit::policy::Permissions;
 use conduit::registry::{Call, Request};
 use conduit::router;
 use conduit::wire::Declare;
@@ -71,6 +72,28 @@ async fn a_flow_waits_for_a_connection_that_lasts_as_long_as_it_takes_to_open_it
     raw.sends(packet(2, b"after")).await;
     assert_eq!(raw.receives().await, packet(2, b"after"));
     assert_eq!(figure(&stage.router, ACTIVE), 1, "it goes on");
+}
+
+/// [FLW-15] [STR-12]
+#[tokio::test]
+async fn a_flow_does_not_go_on_under_the_name_of_another_target() {
+    let Some(service) = Packets::echo_at("127.0.0.2:0").await else { return };
+    let mut stage = Stage::new().await;
+    let named = format!("localhost:{}", service.addr.port());
+    let rules = [service.addr.to_string(), named.clone()];
+    let rules = rules.iter().map(|rule| rule.parse().expect("a rule")).collect();
+    let mut raw = Raw::with(&mut stage, Permissions::targets(rules)).await;
+    assert_eq!(raw.declares(lasting(1, service.addr)).await.code, 0);
+    raw.opens_lasting(2, 1, TOKEN).await;
+    raw.sends(packet(2, b"before")).await;
+    assert_eq!(raw.receives().await, packet(2, b"before"));
+    let mut raw = raw.comes_back(&stage).await;
+    assert_eq!(raw.declares(lasting(1, named)).await.code, 0);
+    raw.opens_lasting(2, 1, TOKEN).await;
+    let before = service.count();
+    raw.sends(packet(2, b"after")).await;
+    raw.hears_close().await;
+    assert_eq!(service.count(), before);
 }
 
 /// [FLW-11]

@@ -189,6 +189,11 @@ impl Packets {
         Self::at("127.0.0.1:0", likes).await.expect("a socket")
     }
 
+    /// Sends back what it gets. `None` where this machine has no such address.
+    pub(crate) async fn echo_at(addr: &str) -> Option<Self> {
+        Self::at(addr, |_| true).await
+    }
+
     /// Only counts. `None` where this machine has no such address.
     pub(crate) async fn canary(addr: &str) -> Option<Self> {
         Self::at(addr, |_| false).await

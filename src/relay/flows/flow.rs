@@ -76,6 +76,8 @@ pub(super) struct FlowIdentity {
     pub(super) token: u64,
     /// Who sends, and where to, as the peer is told again; only who opens a flow has to know.
     pub(super) introduced: Option<Box<(SocketAddr, SocketAddr)>>,
+    /// The name that its target's address was found under; only who judges targets has to know.
+    pub(super) name: Option<Box<str>>,
 }
 
 /// How far a flow has come: one question with one answer is no conversation yet.

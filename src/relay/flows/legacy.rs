@@ -115,7 +115,9 @@ impl Flow {
         table: (Table, Entry),
         introduced: Option<Box<(SocketAddr, SocketAddr)>>,
     ) -> Self {
-        let identity = FlowIdentity { session: session.clone(), token: left.token, introduced };
+        let name = (!left.name.is_empty()).then(|| left.name.as_str().into());
+        let identity =
+            FlowIdentity { session: session.clone(), token: left.token, introduced, name };
         let preface = (!left.preface.is_empty()).then(|| left.preface.as_ref().into());
         let flow = Self::new(None, identity, way, table, preface);
         flow.has_been(left.silent_ms, left.is_conversation);
@@ -133,6 +135,7 @@ impl Flow {
             sent: live.counters.sent.load(Ordering::Relaxed),
             received: live.counters.received.load(Ordering::Relaxed),
             preface: self.preface().into(),
+            name: self.identity.name.as_deref().unwrap_or_default().to_owned(),
             ..handover::Flow::default()
         };
         match (self.way, self.identity.introduced.as_deref()) {
@@ -172,6 +175,7 @@ mod tests {
             is_conversation: true,
             sent: 10,
             received: 20,
+            name: "dns.internal".to_owned(),
             ..handover::Flow::default()
         }
     }

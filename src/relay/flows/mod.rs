@@ -174,6 +174,7 @@ impl Flows {
             session: self.session().past(),
             token: next_token(),
             introduced: Some(Box::new((visitor, visited))),
+            name: None,
         };
         let home = Some(Home::new(self, id, rules));
         let table = (self.0.table.clone(), entry);

@@ -73,15 +73,23 @@ impl Opening {
         self.flows.say_closed(self.open.flow, code, message);
     }
 
-    /// Serves the flow with a socket that is connected to its target, unless the peer has ended it meanwhile. `entry`
-    /// shows it in lists; `preface` goes in front of the first packet.
-    pub fn serve(self, rules: FlowRules, port: UdpPort, entry: Entry, preface: Option<Box<[u8]>>) {
+    /// Serves the flow with a socket that is connected to its target, unless the peer has ended it meanwhile. `name` is
+    /// what the target's address was found under, for [`Known::name`]; `entry` shows the flow in lists; `preface` goes in
+    /// front of the first packet.
+    pub fn serve(
+        self,
+        rules: FlowRules,
+        (port, name): (UdpPort, Option<Box<str>>),
+        entry: Entry,
+        preface: Option<Box<[u8]>>,
+    ) {
         let (flows, id) = (&self.flows, self.open.flow);
         let way = (Arc::new(port), None);
         let identity = FlowIdentity {
             session: flows.session().past(),
             token: self.open.token,
             introduced: None,
+            name,
         };
         let home = Some(Home::new(flows, id, rules));
         let table = (flows.0.table.clone(), entry);
@@ -140,6 +148,11 @@ impl Known {
     /// Whom its socket is connected to.
     pub fn target(&self) -> Option<SocketAddr> {
         self.0.as_ref()?.port.peer()
+    }
+
+    /// The name that this address was found under.
+    pub fn name(&self) -> Option<&str> {
+        self.0.as_ref()?.identity.name.as_deref()
     }
 
     /// Somebody else has it now.
