@@ -97,6 +97,27 @@ async fn a_flow_does_not_go_on_under_the_name_of_another_target() {
 }
 
 /// [FLW-11]
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn what_ends_while_its_client_is_away_keeps_no_socket() {
+    if std::env::var_os("NEXTEST").is_none() {
+        // Other tests open and close files of this process.
+        return;
+    }
+    let open_files = || std::fs::read_dir("/proc/self/fd").expect("a list").count();
+    let (stage, service) = (Stage::new().await, Packets::echo().await);
+    let mut raw = with_open_flow(&stage, &service).await;
+    let before = open_files();
+    for number in 2..=FLOWS {
+        raw.opens_lasting(number * 2, 1, TOKEN + number).await;
+    }
+    within(LIMIT, "all are open", || figure(&stage.router, ACTIVE) == FLOWS).await;
+    raw.goes_away();
+    kills_all(&stage.router).await;
+    within(LIMIT, "their sockets are closed", || open_files() < before).await;
+}
+
+/// [FLW-11]
 #[tokio::test]
 async fn sessions_that_end_soon_after_a_loss_leave_nothing_behind() {
     let (stage, service) = (Stage::new().await, Packets::echo().await);
@@ -117,6 +138,7 @@ async fn sessions_that_end_soon_after_a_loss_leave_nothing_behind() {
 }
 
 const TOKEN: u64 = 7;
+const FLOWS: u64 = 50;
 const ACTIVE: &str = "conduit_active_connections";
 const LIMIT: Duration = Duration::from_secs(10);
 const REOPENED_WITHIN: Duration = Duration::from_secs(10);

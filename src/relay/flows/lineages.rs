@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, Weak};
 
 use tokio::sync::Notify;
 
-use super::flow::Flow;
+use super::flow::{Flow, FlowIdentity};
 use super::front::Senders;
 use super::table::Aging;
 use super::{Flows, Inner, lock};
@@ -66,6 +66,19 @@ impl Lineages {
     pub(super) fn take(&self, session: &Past, token: u64) -> Option<Arc<Flow>> {
         let flow = lock(&self.sessions).get_mut(session)?.waiting.remove(&token)?;
         Some(flow).filter(|flow| !flow.is_over())
+    }
+
+    /// A flow is over: nobody waits for it any more.
+    pub(super) fn leave(&self, flow: &Arc<Flow>) {
+        let FlowIdentity { session, token, .. } = &flow.identity;
+        let mut sessions = lock(&self.sessions);
+        let waiting = sessions.get_mut(session).map(|lineage| &mut lineage.waiting);
+        // Another one may have the same token, if its opener keeps to no rule.
+        if let Some(waiting) = waiting
+            && waiting.get(token).is_some_and(|it| Arc::ptr_eq(it, flow))
+        {
+            waiting.remove(token);
+        }
     }
 
     /// Ends what was left to the connection of `flows` and what it has not carried on by now. What is left by that one

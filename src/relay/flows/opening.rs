@@ -189,4 +189,5 @@ pub(super) async fn answers(flow: Arc<Flow>) {
     flow.look_at_socket();
     // Killed, unless it is over already.
     flow.close(Code::Killed, "ended by an operator");
+    flow.table.lineages().leave(&flow);
 }
