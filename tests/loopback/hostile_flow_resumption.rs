@@ -5,11 +5,12 @@ use std::time::Duration;
 use conduit::policy::Permissions;
 use conduit::registry::{Call, Request};
 use conduit::router;
-use conduit::wire::Declare;
+use conduit::wire::{self, Declare, control::Message};
 use serde_json::Value;
+use tokio::net::UdpSocket;
 use tokio::sync::oneshot;
 
-use crate::raw::{Packets, Raw, figure, packet, resident, udp};
+use crate::raw::{Packets, Raw, figure, packet, resident, reverse, udp};
 use crate::stage::{Stage, within};
 
 /// A tunnel whose flows outlive their connection.
@@ -94,6 +95,23 @@ async fn a_flow_does_not_go_on_under_the_name_of_another_target() {
     raw.sends(packet(2, b"after")).await;
     raw.hears_close().await;
     assert_eq!(service.count(), before);
+}
+
+/// [FLW-10]
+#[tokio::test]
+async fn a_visitors_flow_is_ended_by_an_operator_while_its_client_is_away() {
+    let stage = Stage::new().await;
+    let mut raw = Raw::owner(&stage).await;
+    let publish = Declare { protocol: wire::Protocol::Udp.into(), ..reverse(1, "127.0.0.1:0") };
+    let declared = raw.declares(Declare { resume_ms: 60_000, ..publish }).await;
+    let visitor = UdpSocket::bind("127.0.0.1:0").await.expect("a socket");
+    visitor.send_to(b"hello", &declared.bind).await.expect("sent");
+    assert!(matches!(raw.hears().await, Message::FlowOpen(_)));
+    raw.goes_away();
+    within(LIMIT, "it waits", || !raw.is_in()).await;
+    assert_eq!(figure(&stage.router, ACTIVE), 1);
+    kills_all(&stage.router).await;
+    within(LIMIT, "it is over", || figure(&stage.router, ACTIVE) == 0).await;
 }
 
 /// [FLW-11]

@@ -86,8 +86,8 @@ pub async fn front(front: &Front, pick: impl Fn() -> Option<Destination>, scope:
                 continue;
             }
             _ = tick.tick() => {
-                front.open_again(&pick).await;
                 front.sweep(now, scope.draining.is_cancelled());
+                front.open_again(&pick).await;
                 if scope.draining.is_cancelled() && lock(&front.senders).is_empty() {
                     break;
                 }

@@ -98,7 +98,9 @@ impl Flow {
     pub(super) fn is_given_up(self: &Arc<Self>, now: u64, is_draining: bool) -> bool {
         let idle = self.home.load().as_ref().and_then(|home| home.rules.idle);
         let is_idle = idle.is_some_and(|idle| now.saturating_sub(self.used_at()) >= idle);
-        self.is_parted() && (is_draining || is_idle || !self.identity.session.outlives())
+        let is_killed = self.stop().is_cancelled();
+        let is_waited_for = !is_killed && !is_idle && self.identity.session.outlives();
+        self.is_parted() && (is_draining || !is_waited_for)
     }
 
     /// Ends it, and tells the peer where there is one to be told. [FLW-10]
