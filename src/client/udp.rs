@@ -6,6 +6,7 @@ use super::Shared;
 use super::declare::{TUNNEL, pair};
 use crate::ends::UdpPort;
 use crate::relay::{Destination, FlowRules, Flows, Front, Scope, front};
+use crate::session::Past;
 use crate::wire::FlowClose;
 
 /// Serves one port of the tunnel until it ends. During an outage packets are lost, as they are on any network that is
@@ -14,7 +15,8 @@ pub(super) async fn serve(shared: Arc<Shared>, index: usize, port: UdpPort) {
     let options = &shared.settings.tunnel.options;
     let rules = FlowRules::new(TUNNEL + index as u32, options);
     let trusted = options.trusted_proxies.as_slice().into();
-    let pick = || {
+    // There is one session, or none.
+    let pick = |_: Option<&Past>| {
         let flows = shared.link.flows().filter(|_| !shared.accepting.is_cancelled())?;
         let trusted = Arc::clone(&trusted);
         Some(Destination { flows, rules, max_flows: options.max_flows, trusted })

@@ -20,7 +20,7 @@ use crate::relay::{Destination, FlowRules, Flows, Front, Scope, front};
 #[cfg(unix)]
 use crate::relay::{Known, Table};
 use crate::routes::{ClaimError, Holder, Lease, Route, Routes, ServerNumber};
-use crate::session::{Event, Session};
+use crate::session::{Event, Past, Session};
 use crate::store::{Store, StoreError};
 use crate::task::Tasks;
 use crate::tunnel::{Bind, Identity, Protocol};
@@ -197,6 +197,12 @@ impl Published {
         Some(server)
     }
 
+    /// The server that is of a session.
+    fn server_of(&self, route: &Route, session: &Past) -> Option<Server> {
+        let routes = self.routes();
+        routes.servers(route).find(|server| server.session.past() == *session).cloned()
+    }
+
     /// Ends the listener of a route, if there is one.
     fn silence(&self, route: &Route) {
         if let Some(listening) = lock(&self.listening).remove(route) {
@@ -325,8 +331,11 @@ async fn accept(
 async fn packets(shared: &Shared, route: &Route, port: Arc<UdpPort>, stop: &CancellationToken) {
     let inherited = lock(&shared.published.visitors).remove(route);
     let visitors = inherited.unwrap_or_else(|| Front::new(port, &shared.table));
-    let pick = || {
-        let server = shared.published.pick(route)?;
+    let pick = |session: Option<&Past>| {
+        let server = match session {
+            Some(session) => shared.published.server_of(route, session)?,
+            None => shared.published.pick(route)?,
+        };
         let Server { flows, rules, max_flows, trusted, .. } = server;
         Some(Destination { flows, rules, max_flows, trusted })
     };

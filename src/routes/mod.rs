@@ -205,6 +205,12 @@ impl<S: Clone> Routes<S> {
         Some(server)
     }
 
+    /// All who serve a route.
+    pub fn servers(&self, route: &Route) -> impl Iterator<Item = &S> {
+        let entry = self.entries.get(route);
+        entry.into_iter().flat_map(|entry| &entry.servers).map(|server| &server.handle)
+    }
+
     /// Takes in what is remembered from an earlier run, the newest first. Nobody serves it any more: what was served
     /// then counts as released now. A lease that is in the way of one that is here already is left out.
     pub fn reserve(&mut self, leases: impl IntoIterator<Item = Lease>, now: u64) {

@@ -60,8 +60,12 @@ struct User(UdpSocket);
 
 impl User {
     async fn of(tunnel: &Tunnel) -> Self {
+        Self::at(tunnel.local_addr()).await
+    }
+
+    async fn at(addr: SocketAddr) -> Self {
         let socket = UdpSocket::bind("127.0.0.1:0").await.expect("a socket");
-        socket.connect(tunnel.local_addr()).await.expect("an address");
+        socket.connect(addr).await.expect("an address");
         Self(socket)
     }
 
@@ -112,14 +116,18 @@ impl Frail {
     }
 
     async fn loses_its_connection(&self) {
-        let before = self.tunnel.session().expect("a session");
-        before.interrupt("a test");
-        let is_back = || {
-            *self.tunnel.state().borrow() == TunnelState::Ready
-                && self.tunnel.session().is_some_and(|now| !now.is(&before))
-        };
-        within(Duration::from_secs(10), "the next connection", is_back).await;
+        loses_its_connection(&self.tunnel).await;
     }
+}
+
+async fn loses_its_connection(tunnel: &Tunnel) {
+    let before = tunnel.session().expect("a session");
+    before.interrupt("a test");
+    let is_back = || {
+        *tunnel.state().borrow() == TunnelState::Ready
+            && tunnel.session().is_some_and(|now| !now.is(&before))
+    };
+    within(Duration::from_secs(10), "the next connection", is_back).await;
 }
 
 /// [FLW-15]
@@ -166,6 +174,36 @@ async fn flows_of_many_users_are_not_confused_by_losses() {
         }
         assert_eq!(frail.service.senders().len(), users.len(), "{direction}: a socket each");
     }
+}
+
+/// [FLW-15] [RVS-5]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flow_of_one_process_among_many_is_opened_again_at_once() {
+    let stage = Stage::new().await;
+    let mut bind = SocketAddr::from(([127, 0, 0, 1], 0));
+    let mut serving = Vec::new();
+    for _ in 0..12 {
+        let service = Service::new().await;
+        let tunnel = stage.tunnel_with(service.addr(), |settings| {
+            becomes(settings, Direction::Reverse, Protocol::Udp);
+            settings.tunnel.bind = bind.into();
+            settings.tunnel.options.group = Some("many".parse().expect("a name"));
+        });
+        let tunnel = tunnel.await;
+        bind = tunnel.local_addr();
+        serving.push((tunnel, service));
+    }
+    let user = User::at(bind).await;
+    user.asks("before").await;
+    let asked = serving.iter().find(|(_, service)| !service.senders().is_empty());
+    let (tunnel, service) = asked.expect("one of them");
+    loses_its_connection(tunnel).await;
+    let mut heard = false;
+    for _ in 0..50 {
+        service.tells(b"news").await;
+        heard = heard || user.hears("news", Duration::from_millis(100)).await;
+    }
+    assert!(heard, "the service is heard again");
 }
 
 /// [FLW-15] [RSM-3]

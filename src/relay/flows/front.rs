@@ -15,7 +15,7 @@ use super::traffic::Loss;
 use super::{Flows, Scope, lock};
 use crate::ends::{Arrived, UdpPort, Way, canonical, parse_datagram, visited};
 use crate::relay::Table;
-use crate::session::DatagramRoom;
+use crate::session::{DatagramRoom, Past};
 use crate::wire::Code;
 
 /// A listening socket and the flows of its senders.
@@ -67,9 +67,13 @@ impl Front {
     }
 }
 
-/// Serves the socket until `scope.stop`, or until nobody is left while it drains; `pick` says where a new sender's
-/// flow goes, if anywhere. The flows that are left then end.
-pub async fn front(front: &Front, pick: impl Fn() -> Option<Destination>, scope: &Scope) {
+/// Serves the socket until `scope.stop`, or until nobody is left while it drains; `pick` says where a flow goes, if
+/// anywhere: a new sender's, or one of the session that it is given. The flows that are left then end.
+pub async fn front(
+    front: &Front,
+    pick: impl Fn(Option<&Past>) -> Option<Destination>,
+    scope: &Scope,
+) {
     let mut newcomers = Vec::new();
     let mut tick = tokio::time::interval(SWEEP);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -133,17 +137,15 @@ impl Front {
     }
 
     /// Opens flows again whose connection was lost, as soon as there is another one. [FLW-15]
-    async fn open_again(&self, pick: impl Fn() -> Option<Destination>) {
+    async fn open_again(&self, pick: impl Fn(Option<&Past>) -> Option<Destination>) {
         let parted: Vec<_> = {
             let senders = lock(&self.senders);
             senders.flows().filter(|flow| flow.is_parted()).cloned().collect()
         };
-        if parted.is_empty() {
-            return;
-        }
-        let Some(to) = pick() else { return };
-        for flow in parted.iter().filter(|flow| flow.is_of(&to.flows)) {
-            if !to.flows.open_again(flow, to.rules).await {
+        for flow in &parted {
+            if let Some(to) = flow.next_home(&pick)
+                && !to.flows.open_again(flow, to.rules).await
+            {
                 break;
             }
         }
@@ -158,19 +160,25 @@ impl Front {
     }
 
     /// Opens a flow for a sender, unless it got one with its packet before this one. [FLW-6] [FLW-12]
-    async fn welcome(&self, newcomer: Newcomer, pick: impl Fn() -> Option<Destination>) {
+    async fn welcome(
+        &self,
+        newcomer: Newcomer,
+        pick: impl Fn(Option<&Past>) -> Option<Destination>,
+    ) {
         let (now, traffic) = (now(), self.table.traffic());
         let known = lock(&self.senders).get(&newcomer.from).cloned();
         if let Some(flow) = known.as_ref().filter(|flow| !flow.is_parted()) {
             return flow.send(&newcomer.packet, &mut DatagramRoom::default(), now);
         }
-        let Some(to) = pick().filter(|to| !to.flows.is_over()) else {
-            return traffic.count_lost(Loss::NoSession, 1);
-        };
-        if let Some(flow) = known.filter(|flow| flow.is_of(&to.flows)) {
+        if let Some(flow) = known
+            && let Some(to) = flow.next_home(&pick)
+        {
             to.flows.open_again(&flow, to.rules).await;
             return flow.send(&newcomer.packet, &mut DatagramRoom::default(), now);
         }
+        let Some(to) = pick(None).filter(|to| !to.flows.is_over()) else {
+            return traffic.count_lost(Loss::NoSession, 1);
+        };
         let room = lock(&self.senders).make_room(to.max_flows, now);
         match room {
             Ok(Some(evicted)) => evicted.close(Code::Evicted, ""),
@@ -214,6 +222,16 @@ impl Front {
         let (named, length) = parse_datagram(&packet).ok()?;
         let (visitor, place) = named.unwrap_or((from, place));
         Some((visitor, place, packet.slice(length..)))
+    }
+}
+
+impl Flow {
+    /// Where it goes on, when its session has a connection.
+    fn next_home(
+        &self,
+        pick: impl Fn(Option<&Past>) -> Option<Destination>,
+    ) -> Option<Destination> {
+        pick(Some(&self.identity.session)).filter(|to| self.is_of(&to.flows))
     }
 }
 
