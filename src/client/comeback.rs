@@ -63,7 +63,7 @@ impl Comeback {
         let wait = match hurries {
             true if link.is_awaited() => self.wait.min(FIRST_WAIT),
             // What is open waits, too.
-            true if !self.past.is_idle() => self.wait.min(BUSY_WAIT),
+            true if self.shared.is_used(&self.past) => self.wait.min(BUSY_WAIT),
             _ => self.wait,
         };
         tokio::select! {

@@ -203,8 +203,8 @@ enum Ending {
 impl Ending {
     /// Nobody waits for a tunnel on which nothing was open: it leaves the first moments to those of the router's clients
     /// that are in use.
-    fn lost(reason: String, line: &Line) -> Self {
-        let is_idle = line.session.is_idle() && line.flows.is_empty();
+    fn lost(reason: String, shared: &Shared, session: &Session) -> Self {
+        let is_idle = !shared.is_used(session);
         Self::Lost { reason, spread: if is_idle { IDLE_SPREAD } else { Duration::ZERO } }
     }
 }
@@ -232,12 +232,12 @@ async fn until_end(
         tokio::select! {
             renewed = renewal.done() => match (renewed, lost.take()) {
                 (Some(back), _) => return Ending::Renewed(back),
-                (None, Some(reason)) => return Ending::lost(reason, line),
+                (None, Some(reason)) => return Ending::lost(reason, shared, &line.session),
                 (None, None) => {}
             },
             ended = line.session.closed(), if lost.is_none() => {
                 if !renewal.is_under_way() {
-                    return Ending::lost(ended.reason, line);
+                    return Ending::lost(ended.reason, shared, &line.session);
                 }
                 // It may be lost because it is renewed.
                 shared.link.line.send_replace(None);
@@ -287,6 +287,11 @@ fn hear(shared: &Arc<Shared>, tasks: &Tasks, line: &Line, event: Event) -> Optio
 }
 
 impl Shared {
+    /// Whether anything is open: what waits for the next connection of the session, too.
+    pub(super) fn is_used(&self, session: &Session) -> bool {
+        !session.is_idle() || self.table.active() > 0
+    }
+
     /// The router is silent, or is heard again: that shows in the state.
     fn heard(&self, is_silent: bool) {
         let (state, note) = match is_silent {

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use conduit::client;
 use conduit::policy::Permissions;
@@ -233,6 +233,23 @@ async fn a_flow_outlives_an_outage_beyond_the_idle_limit() {
     link.becomes(|path| path.down = false);
     user.asks("after").await;
     assert_eq!(service.senders().len(), 1, "the same socket");
+}
+
+/// [FLW-15]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_has_flows_does_not_take_its_time_to_come_back() {
+    for direction in [Direction::Forward, Direction::Reverse] {
+        let frail = Frail::new(direction, |_| {}).await;
+        let user = User::of(&frail.tunnel).await;
+        user.asks("before").await;
+        let mut slow = Duration::ZERO;
+        for _ in 0..10 {
+            let began = Instant::now();
+            frail.loses_its_connection().await;
+            slow = slow.max(began.elapsed());
+        }
+        assert!(slow < Duration::from_millis(500), "{direction}: {slow:?}");
+    }
 }
 
 /// [RSM-1]

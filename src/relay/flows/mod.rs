@@ -130,16 +130,6 @@ impl Flows {
         &self.0.session
     }
 
-    /// How many are open.
-    pub fn len(&self) -> usize {
-        self.open().len()
-    }
-
-    /// Whether none is open.
-    pub fn is_empty(&self) -> bool {
-        self.open().is_empty()
-    }
-
     /// Whether the connection is no more.
     pub(super) fn is_over(&self) -> bool {
         self.0.is_over.load(Ordering::Acquire)
