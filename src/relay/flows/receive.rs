@@ -136,7 +136,7 @@ impl Reader {
         self.train.leave(now);
         match self.flows.get(id) {
             Some(flow) => {
-                self.train.flow = Some(flow);
+                self.train.flow = Some((id, flow));
                 self.train.packets.push(packet);
             }
             None => {
@@ -176,7 +176,8 @@ impl Flows {
 /// Packets of one flow and one size that leave together.
 #[derive(Default)]
 struct Train {
-    flow: Option<Arc<Flow>>,
+    /// With the number that its packets come under: the flow itself may have another one by now.
+    flow: Option<(u64, Arc<Flow>)>,
     packets: Vec<Bytes>,
     bytes: Vec<u8>,
 }
@@ -184,20 +185,18 @@ struct Train {
 impl Train {
     /// Whether a packet may join: the last one of a train may be shorter, and ends it.
     fn takes(&self, id: u64, packet: &Bytes) -> bool {
-        let (Some(flow), Some(first), Some(last)) =
+        let (Some((number, flow)), Some(first), Some(last)) =
             (&self.flow, self.packets.first(), self.packets.last())
         else {
             return false;
         };
         let size = first.len();
         let fits = last.len() == size && packet.len() <= size && !packet.is_empty();
-        flow.home.load().as_ref().is_some_and(|home| home.id == id)
-            && fits
-            && self.packets.len() < flow.port.train_length(size)
+        *number == id && fits && self.packets.len() < flow.port.train_length(size)
     }
 
     fn leave(&mut self, now: u64) {
-        let Some(flow) = self.flow.take() else { return };
+        let Some((_, flow)) = self.flow.take() else { return };
         match self.packets.as_slice() {
             [one] => flow.deliver(one, one.len(), now),
             many => {
