@@ -1,6 +1,5 @@
 //! A look at the way to a router and beyond it, for `conduit doctor`: what a tunnel would meet, without one.
 
-use std::future::poll_fn;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use uuid::Uuid;
@@ -8,8 +7,9 @@ use uuid::Uuid;
 use super::connect::{Attempt, Established, establish, retried};
 use super::once::{Line, Once, close};
 use super::probe::{probe, rate};
+use super::redial::served;
 use super::{Access, StartError};
-use crate::session::{ReceiveError, Terms};
+use crate::session::Terms;
 use crate::task::Tasks;
 use crate::transport::{Negotiated, PathStats};
 use crate::tunnel::HostPort;
@@ -127,25 +127,13 @@ pub enum Unreached {
 pub async fn reaches(once: &Once) -> Result<Duration, Unreached> {
     let mut line = Line::open(once).await?;
     let start = Instant::now();
-    let (mut served, mut queue) = (line.receiver.served(), Default::default());
-    let receiver = &mut line.receiver;
-    let answer = async {
-        tokio::select! {
-            _ = &mut served => Ok(()),
-            received = poll_fn(|cx| receiver.poll_receive(cx, &mut queue)) => received.map(|_| ()),
-        }
-    };
-    let answer = tokio::time::timeout(DIAL_LIMIT, answer).await;
+    let answer = tokio::time::timeout(DIAL_LIMIT, served(&mut line.receiver)).await;
     let took = start.elapsed();
     line.sender.reset(Code::Done);
     line.receiver.stop(Code::Done);
     line.close("examined").await;
     match answer {
-        Ok(Ok(())) => Ok(took),
-        Ok(Err(ReceiveError::Refused { code, message })) => {
-            Err(Unreached::Refused { code, message })
-        }
-        Ok(Err(error)) => Err(Unreached::Failed(error.to_string())),
+        Ok(answer) => answer.map(|()| took),
         Err(_) => Err(Unreached::Failed(format!("no answer within {DIAL_LIMIT:?}"))),
     }
 }
@@ -170,6 +158,7 @@ mod tests {
             terms: Terms {
                 session_id: [0; 16],
                 router_time: UNIX_EPOCH,
+                enrolled: false,
                 name: String::new(),
                 peer_version: String::new(),
                 owner: false,

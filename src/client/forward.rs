@@ -143,7 +143,7 @@ impl Port {
         match ended_by {
             EndedBy::Refused { code, message } => {
                 if code != Code::Killed {
-                    self.shared.last_outcome.not_served(&self.source(), &message);
+                    self.shared.last_outcome.not_served(self.tunnel, &self.source(), &message);
                 }
                 if self.note(&message) {
                     tracing::warn!(%visitor, code = code.name(), reason = message, "connection refused");

@@ -18,6 +18,7 @@ mod networks;
 mod once;
 mod outcome;
 mod probe;
+mod redial;
 mod reverse;
 mod silence;
 mod status;

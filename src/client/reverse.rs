@@ -130,7 +130,7 @@ async fn dialled(
     let mut socket = dialled.map_err(|error| {
         // The router is told the code and not why, which is nobody's business but this side's. [STR-13]
         let reason = error.to_string();
-        shared.last_outcome.not_served(&target, &reason);
+        shared.last_outcome.not_served(header.tunnel, &target, &reason);
         if note(shared, &target, &reason) {
             tracing::warn!(target, reason, "visitor refused");
         }
@@ -171,7 +171,7 @@ pub(super) fn flow(shared: &Arc<Shared>, tasks: &Tasks, flows: &Flows, open: Flo
             }
             Err(error) => {
                 let (target, reason) = (source.to_string(), error.to_string());
-                shared.last_outcome.not_served(&target, &reason);
+                shared.last_outcome.not_served(tunnel, &target, &reason);
                 if note(&shared, &target, &reason) {
                     tracing::warn!(target, reason, "flow refused");
                 }

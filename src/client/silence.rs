@@ -1,6 +1,6 @@
 //! Notices that a router is not heard of any more, or does not hear, long before QUIC gives the connection up.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -10,21 +10,47 @@ use crate::transport::Activity;
 
 /// When the router was last heard, as far as somebody who looks once a second can tell.
 #[derive(Clone, Debug)]
-pub(super) struct Heard(Arc<Mutex<Instant>>);
+pub(super) struct Heard(Arc<Mutex<Last>>);
+
+#[derive(Debug)]
+struct Last {
+    at: Instant,
+    /// How much had been heard when a probe came back to nobody: that says nothing any more.
+    doubted: Option<u64>,
+}
 
 impl Heard {
     /// Just now.
     pub(super) fn new() -> Self {
-        Self(Arc::new(Mutex::new(Instant::now())))
+        Self(Arc::new(Mutex::new(Last { at: Instant::now(), doubted: None })))
     }
 
-    fn now(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    /// On a new session.
+    fn begins(&self) {
+        *self.lock() = Last { at: Instant::now(), doubted: None };
+    }
+
+    /// So many datagrams have come by now.
+    fn hears(&self, heard: u64) {
+        let mut last = self.lock();
+        if last.doubted.is_none_or(|doubted| heard > doubted) {
+            *last = Last { at: Instant::now(), doubted: None };
+        }
+    }
+
+    /// A probe was not answered, after so many datagrams.
+    pub(super) fn doubts(&self, heard: u64) {
+        self.lock().doubted = Some(heard);
     }
 
     /// Whether it may be gone without anybody having noticed.
     pub(super) fn is_long_ago(&self) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).elapsed() > LOOK_EVERY * 2
+        let last = self.lock();
+        last.doubted.is_some() || last.at.elapsed() > LOOK_EVERY * 2
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Last> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -51,7 +77,7 @@ impl Silence {
     pub(super) fn of(session: &Session, heard: &Heard, patience: Duration) -> Self {
         let (session, seen) = (session.clone(), session.connection().activity());
         let (heard, due) = (heard.clone(), Instant::now() + LOOK_EVERY);
-        heard.now();
+        heard.begins();
         Self {
             session,
             heard,
@@ -88,10 +114,10 @@ impl Silence {
         let before = self.is_silent;
         let is_asked = seen.asked != self.seen.asked;
         if seen.answered != self.seen.answered {
-            self.heard.now();
+            self.heard.hears(seen.heard);
             (self.seen, self.since, self.deaf, self.is_silent) = (seen, None, 0, false);
         } else if seen.heard != self.seen.heard {
-            self.heard.now();
+            self.heard.hears(seen.heard);
             (self.seen.heard, self.since) = (seen.heard, None);
             self.deaf += u32::from(is_asked);
             self.is_silent = self.deaf >= self.most_deaf;

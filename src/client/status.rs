@@ -65,7 +65,14 @@ impl Shared {
             true => Some(probe(session.clone(), PROBE_LIMIT).await),
             false => None,
         };
+        if with_probe && let Some(session) = &session {
+            self.redial(session).await;
+        }
         let unanswered = probe.as_ref().and_then(|probe| probe.error.clone());
+        if let Some(session) = session.as_ref().filter(|_| unanswered.is_some()) {
+            // Nor is it taken for ready at the next question, before something is heard.
+            self.link.heard.doubts(session.connection().activity().heard);
+        }
         let mut state = *self.state.borrow();
         let suffers = self.not_served().is_some() || unanswered.is_some();
         if state == TunnelState::Ready && suffers {

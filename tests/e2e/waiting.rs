@@ -1,9 +1,10 @@
 //! `conduit wait`: scripts go on when tunnels are ready, and hear why they are not.
 
+use std::net::TcpListener;
 use std::thread;
 use std::time::Duration;
 
-use crate::world::{Service, World};
+use crate::world::{Service, World, ends_with_reset, free_port};
 
 #[test]
 fn wait_returns_when_every_tunnel_passes_a_probe_and_says_what_does_not() {
@@ -42,4 +43,19 @@ fn wait_ended_returns_when_a_tunnel_is_gone_and_ready_fails_at_once_for_one_that
     tunnel.dies();
     let failed = client.conduit(&["wait", "doomed"]).exits(1);
     failed.says("failed").says("conduit logs doomed").took_at_most(Duration::from_secs(5));
+}
+
+#[test]
+fn wait_finds_out_that_a_source_is_back_which_nobody_has_used_since() {
+    let world = World::new();
+    let (_router, client, forward) = world.tunnel_to(free_port());
+    let reverse = client.publishes("published", free_port());
+    for tunnel in [forward, reverse] {
+        assert!(ends_with_reset(&tunnel.connect()), "nobody listens there");
+        client.conduit(&["wait", &tunnel.name, "--timeout", "1s"]).exits(69).says("refused");
+        let source = tunnel.listed().expect("the tunnel")["source"].clone();
+        let _service = TcpListener::bind(source.as_str().expect("an address")).expect("its port");
+        client.conduit(&["wait", &tunnel.name]).succeeds();
+        client.conduit(&["status", &tunnel.name]).succeeds();
+    }
 }
