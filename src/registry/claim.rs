@@ -147,16 +147,22 @@ impl Claim {
         ControlListener::bind(place)
     }
 
-    /// Records how it ended and lets go of the name. The record and the log stay for `list --all` and `logs`.
+    /// Records how it ended and lets go of the name. The record and the log stay for `list --all` and `logs`. A record that
+    /// cannot be written is removed: without an end it would be that of a crash.
     pub fn end(mut self, state: TunnelState, reason: Option<String>) -> Result<(), RegistryError> {
         socket::remove(&self.record.control_socket);
         self.ended = true;
-        self.update(|record| {
+        let recorded = self.update(|record| {
             record.status = state;
             record.ended_at = Some(now_rfc3339());
-            if reason.is_some() {
+            // What went wrong while it ran is not why it ended.
+            if reason.is_some() || state == TunnelState::Stopped {
                 record.last_error = reason;
             }
+        });
+        recorded.or_else(|error| {
+            files::remove(&self.registry.record_path(&self.record.tunnel_id))?;
+            Err(error)
         })
     }
 

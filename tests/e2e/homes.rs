@@ -95,7 +95,16 @@ fn h74_a_full_disk_under_the_router_keeps_its_sessions_and_its_clients() {
             echo(&tunnel.connect(), &[7; 1_000_000]).expect("what runs goes on");
             let second = client.starts("second", target.addr());
             echo(&second.connect(), b"known clients come in").expect("the same bytes");
+            // The next program could not be recorded: this one goes on.
+            let outcome = router.command(&["upgrade"]).ends();
+            assert_ne!(outcome.code, Some(0), "{outcome}");
+            outcome.says(".json");
+            echo(&tunnel.connect(), &[7; 1_000_000]).expect("what runs goes on");
+            // Nor is its end a crash.
+            client.conduit(&["kill", "--tunnel", &second.name]).succeeds();
             fs::remove_file(home.join("ballast")).expect("room again");
+            router.command(&["upgrade"]).succeeds();
+            echo(&tunnel.connect(), &[7; 1_000_000]).expect("what runs goes on");
             world.client("D").joins(&router.invite(&[]), target.addr());
         },
     );

@@ -47,10 +47,17 @@ impl Started {
         if let Err(failure) = place::note_bind(running.local_addr(), &context.home()?) {
             tracing::warn!(%failure, "the address was not noted for invitations while no router runs");
         }
-        claim.update(|record| {
+        let recorded = claim.update(|record| {
             record.status = TunnelState::Ready;
             record.config.bind = Some(Bind::Addr(bind).into());
-        })?;
+        });
+        match recorded {
+            // Whoever serves already does not end for that.
+            Err(error) if before.is_some() => {
+                tracing::error!(%error, "the router is not recorded as it is")
+            }
+            recorded => recorded?,
+        }
         let tasks = Tasks::new();
         let succession = Succession::of(&control, file);
         serve_control(control, running.calls(), log, &tasks);

@@ -81,6 +81,8 @@ impl Succession {
     #[cfg(unix)]
     fn leaves(&self, claim: &mut Claim) -> Result<crate::wire::handover::Claim, RpcError> {
         let control = self.control.as_ref().map_err(|error| refused(error.to_string()))?;
+        // The next program writes the record, too: where it cannot, this one goes on.
+        claim.update(|_| ()).map_err(|error| refused(error.to_string()))?;
         claim.leave(control).map_err(|error| refused(error.to_string()))
     }
 
