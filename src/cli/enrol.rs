@@ -119,7 +119,11 @@ pub(super) async fn trusted_router(
     remember(&home, &pin)?;
     if !context.quiet && !context.json {
         let may = if enrolled.owner { " as its owner" } else { "" };
-        warn(&format!("enrolled at {}{may}, under the name {}", enrolled.addr, enrolled.name));
+        let at = format!("enrolled at {}{may}, under the name {}", enrolled.addr, enrolled.name);
+        warn(&match enrolled.by_ticket {
+            true => at,
+            false => format!("{at}, before this: the ticket was not used, and changes nothing"),
+        });
     }
     Ok(pin)
 }

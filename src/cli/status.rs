@@ -212,9 +212,11 @@ fn router_health(record: &Record, answer: Result<Value, CallError>) -> Health {
     let (is_up, shown, detail, document) = match answer {
         Ok(value) => match serde_json::from_value::<RouterStatus>(value) {
             Ok(status) => {
+                let clients: HashSet<_> = status.sessions.iter().map(|it| it.identity).collect();
                 let detail = format!(
-                    "{}, {} clients connected, {} connections, {} ports published",
+                    "{}, {} clients with {} sessions, {} connections, {} ports published",
                     status.bind,
+                    clients.len(),
                     status.sessions.len(),
                     status.active_streams,
                     status.published.iter().filter(|port| port.servers > 0).count()

@@ -56,7 +56,7 @@ pub(super) struct TunnelArgs {
     /// The tunnel's share where it meets other tunnels on one path: interactive, normal or bulk
     #[arg(long, value_name = "PRIORITY", default_value_t, value_parser = word::<Priority>)]
     priority: Priority,
-    /// TCP: how long connections wait for a lost session and then go on, or off [default: 2m]
+    /// How long connections and UDP flows wait for a lost session and then go on, or off [default: 2m]
     #[arg(long, value_name = "DURATION", value_parser = resume)]
     resume: Option<Duration>,
     /// What carries the tunnel's connection: auto, quic (UDP) or tls (TCP)

@@ -46,6 +46,8 @@ pub struct Enrolled {
     pub owner: bool,
     /// The rules, when it is no owner.
     pub targets: Vec<String>,
+    /// Whether the ticket was used; a client that was known already needs none.
+    pub by_ticket: bool,
 }
 
 /// A session on which a tunnel is declared.
@@ -68,7 +70,8 @@ pub async fn enrol(access: &Access, ticket: Ticket) -> Result<Enrolled, StartErr
     session.close(Code::Done, "enrolled");
     endpoint.close(session.connection()).await;
     tasks.shutdown(Duration::from_secs(1)).await;
-    Ok(Enrolled { name: terms.name, addr, owner: terms.owner, targets: terms.targets })
+    let by_ticket = terms.enrolled;
+    Ok(Enrolled { name: terms.name, addr, owner: terms.owner, targets: terms.targets, by_ticket })
 }
 
 impl Access {

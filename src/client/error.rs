@@ -156,7 +156,7 @@ impl StartError {
             }
             Self::WrongKey { .. } => {
                 "either this is not your router, or it was set up anew. If it was: ask its operator for a new ticket \
-                 (conduit router invite) and use it with --join, or give the new identity with --router-identity"
+                 (conduit router invite) and use it with --join, or give the new identity with --router HOST:PORT and --router-identity"
             }
             Self::Refused { .. } => {
                 "the key is unknown there, was revoked, or a token is missing or no longer valid. Ask the router's \
@@ -170,10 +170,10 @@ impl StartError {
                 "ask the router's operator for a new ticket (conduit router invite)"
             }
             Self::Denied { reason, .. } if no_rule_lifts(reason) => {
-                "no rule can allow this: give another --source or --bind"
+                "no rule can allow this: name another address"
             }
             Self::Denied { .. } => {
-                "ask the router's operator to allow it (conduit router authorize or a new invite)"
+                "ask the router's operator to allow it (conduit router authorize)"
             }
             Self::Handshake { .. } => {
                 "try again; if it stays, compare `conduit version` on both hosts"

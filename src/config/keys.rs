@@ -146,7 +146,7 @@ const TUNNELS: &[Key] = &[
         "resume",
         Kind::Duration { min: 1_000, max: 3_600_000, off: true },
         Absent::Value("2m"),
-        "TCP: how long connections wait for a lost session and then go on; the router's limit may be lower.",
+        "How long connections and UDP flows wait for a lost session and then go on; the router's limit may be lower.",
     ),
     in_tunnel(
         "carrier",

@@ -241,14 +241,14 @@ impl Admin {
     }
 
     fn in_table(&self, client: ClientRow) -> ClientStatus {
+        let sessions = self.sessions.as_ref();
+        // Whatever the store says, which could not be told of it.
+        let is_banned = sessions.is_some_and(|sessions| sessions.is_banned(client.identity));
         ClientStatus {
-            connected: self
-                .sessions
-                .as_ref()
-                .is_some_and(|sessions| sessions.is_in(client.identity)),
+            connected: sessions.is_some_and(|sessions| sessions.is_in(client.identity)),
             status: match client.status {
-                store::ClientStatus::Active => "active",
-                store::ClientStatus::Revoked => "revoked",
+                store::ClientStatus::Active if !is_banned => "active",
+                store::ClientStatus::Active | store::ClientStatus::Revoked => "revoked",
             }
             .to_owned(),
             permissions: in_words(&client.permissions),

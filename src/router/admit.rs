@@ -87,6 +87,7 @@ pub(super) async fn admit(
             Targets::Listed(rules) => texts(rules),
         },
         binds: texts(&client.permissions.binds),
+        enrolled: client.is_new,
     };
     let past = shared.sessions.past(identity, instance);
     match applicant.admit(admission, past.as_ref(), tasks).await {
@@ -168,6 +169,7 @@ async fn decide(shared: &Shared, applicant: &Applicant) -> Result<Result<Entry, 
     let store = &shared.settings.store;
     let as_of = shared.sessions.rulings();
     let is_banned = shared.sessions.is_banned(applicant.identity());
+    let mut is_new = false;
     let client = match store.client(applicant.identity()).await {
         Err(_) if is_banned => return Ok(Err(No::Generic(REVOKED_KEY))),
         found => found?,
@@ -182,12 +184,15 @@ async fn decide(shared: &Shared, applicant: &Applicant) -> Result<Result<Entry, 
             }));
         }
         None => match enrol(shared, applicant).await? {
-            Ok(client) => client,
+            Ok(client) => {
+                is_new = true;
+                client
+            }
             Err(no) => return Ok(Err(no)),
         },
     };
     let ClientRow { name, identity, permissions, .. } = client;
-    let entry = Entry { name, identity, permissions, token: None, as_of };
+    let entry = Entry { name, identity, permissions, token: None, is_new, as_of };
     if !shared.settings.require_token {
         return Ok(Ok(entry));
     }

@@ -51,6 +51,8 @@ pub(super) struct Entry {
     pub(super) permissions: Permissions,
     /// The token that it showed, where one was needed.
     pub(super) token: Option<[u8; 8]>,
+    /// Whether nobody knew it a moment ago.
+    pub(super) is_new: bool,
     /// [`Sessions::rulings`] before it was looked up.
     pub(super) as_of: u64,
 }
@@ -142,6 +144,7 @@ impl Sessions {
             identity,
             permissions: last.permissions.load().as_ref().clone(),
             token: last.token,
+            is_new: false,
             as_of: table.rulings,
         })
     }

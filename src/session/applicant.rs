@@ -143,6 +143,8 @@ pub struct Admission {
     pub targets: Vec<String>,
     /// The rules for where it may have the router listen.
     pub binds: Vec<String>,
+    /// Whether it was unknown until now, and has used its ticket.
+    pub enrolled: bool,
 }
 
 impl Applicant {
@@ -204,6 +206,7 @@ impl Applicant {
             }),
             conduit_version: env!("CARGO_PKG_VERSION").to_owned(),
             time_ms: milliseconds(SystemTime::now()),
+            enrolled: admission.enrolled,
         };
         let answer = control::framed(message::Message::Accepted(accepted));
         let sent =
@@ -221,6 +224,7 @@ impl Applicant {
             owner: admission.owner,
             targets: admission.targets,
             binds: admission.binds,
+            enrolled: admission.enrolled,
         };
         let (session, events) =
             begin((self.connection, self.send, self.frames), terms, &self.settings, past, tasks)?;

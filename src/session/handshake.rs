@@ -127,6 +127,7 @@ pub async fn initiate(
         router_time: UNIX_EPOCH
             .checked_add(Duration::from_millis(accepted.time_ms))
             .unwrap_or(UNIX_EPOCH),
+        enrolled: accepted.enrolled,
         name: accepted.name,
         peer_version: accepted.conduit_version,
         owner: permissions.owner,

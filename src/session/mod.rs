@@ -93,6 +93,8 @@ pub struct Terms {
     pub targets: Vec<String>,
     /// The rules for where it may have the router listen.
     pub binds: Vec<String>,
+    /// Whether the client was unknown until now, and has used its ticket.
+    pub enrolled: bool,
 }
 
 /// What can be set about a session; both ends have their own.

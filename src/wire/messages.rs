@@ -115,6 +115,9 @@ pub struct Accepted {
     /// The router's clock, milliseconds since 1970; 0: not said.
     #[prost(uint64, tag = "8")]
     pub time_ms: u64,
+    /// Whether the client was unknown until now: a ticket that it has shown was used.
+    #[prost(bool, tag = "9")]
+    pub enrolled: bool,
 }
 /// What a client may do, in the router's words; for `status` and for early errors only: the router decides.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -176,3 +176,29 @@ fn a_ticket_can_be_made_before_the_first_start_of_the_router() {
     let router = world.router();
     assert_eq!(router.identity(), ticket.router.to_string());
 }
+
+#[test]
+fn a_ticket_that_a_known_client_shows_is_said_not_to_be_used_and_is_not() {
+    let world = World::new();
+    let (router, client) = (world.router(), world.client("A"));
+    client.enrols(&router.invite(&[]));
+    let ticket = router.invite(&[]);
+    client.join(&ticket, "127.0.0.1:9").succeeds().says("the ticket was not used");
+    let outcome = world.client("B").join(&ticket, "127.0.0.1:9").succeeds();
+    assert!(!outcome.stderr.contains("not used"), "{outcome}");
+}
+
+#[test]
+fn a_router_whose_key_is_gone_does_not_become_another_one() {
+    let world = World::new();
+    let mut router = world.router();
+    world.client("A").enrols(&router.invite(&[]));
+    router.dies();
+    let key = router.home().join("router/router.key");
+    let aside = key.with_extension("aside");
+    std::fs::rename(&key, &aside).expect("moved away");
+    let refused = router.command(&["--bind", "127.0.0.1:0"]).exits(78);
+    refused.says("router.key is missing").says("restore it from a backup");
+    std::fs::rename(&aside, &key).expect("moved back");
+    router.returns();
+}

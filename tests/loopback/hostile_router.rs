@@ -56,8 +56,13 @@ impl Door {
         let connection = arrival.handshake().await.expect("a connection");
         let applicant = session::accept(connection, &session::Settings::default()).await;
         let tasks = Tasks::new();
-        let admission =
-            Admission { name: "c".into(), owner: true, targets: Vec::new(), binds: Vec::new() };
+        let admission = Admission {
+            name: "c".into(),
+            owner: true,
+            targets: Vec::new(),
+            binds: Vec::new(),
+            enrolled: false,
+        };
         let admitted = applicant.expect("an applicant").admit(admission, None, &tasks).await;
         let (session, mut events) = admitted.expect("a session");
         let Some(Event::Declare(declare)) = events.recv().await else { panic!("no declaration") };

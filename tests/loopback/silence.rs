@@ -248,8 +248,13 @@ async fn answering_at_once() -> Access {
         let connection = endpoint.accept().await.expect("somebody").handshake().await;
         let connection = connection.expect("a connection");
         let applicant = session::accept(connection, &session::Settings::default()).await;
-        let admission =
-            Admission { name: "c".into(), owner: true, targets: Vec::new(), binds: Vec::new() };
+        let admission = Admission {
+            name: "c".into(),
+            owner: true,
+            targets: Vec::new(),
+            binds: Vec::new(),
+            enrolled: false,
+        };
         let tasks = Tasks::new();
         let admitted = applicant.expect("an applicant").admit(admission, None, &tasks).await;
         let (session, _events) = admitted.expect("a session");

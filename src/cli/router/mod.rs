@@ -39,7 +39,7 @@ enum Verb {
     Clients,
     /// End a client's sessions and refuse its key from now on
     Revoke(revoke::Args),
-    /// Go on with another program, this one: TCP connections stay open, UDP flows begin anew
+    /// Go on with another program, this one: connections and UDP flows stay open
     #[cfg(unix)]
     Upgrade(upgrade::Args),
     /// Create, list and revoke tokens

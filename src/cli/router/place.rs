@@ -31,7 +31,18 @@ pub(super) fn keypair(config: &RouterConfig, home: &Home) -> Result<Keypair, Fai
         return Ok(Keypair::load_mounted(&config.private_key_path)?.0);
     }
     folder(home)?;
-    Ok(Keypair::load_or_create(&config.private_key_path)?.0)
+    let (key, public) = (&config.private_key_path, config.private_key_path.with_extension("pub"));
+    if !key.exists()
+        && let Ok(identity) = std::fs::read_to_string(&public)
+    {
+        let message = format!("{} is missing, the key of {}", key.display(), identity.trim());
+        let hint = format!(
+            "clients know the router by it: restore it from a backup; or remove {}, and all of them have to enrol anew",
+            public.display()
+        );
+        return Err(Failure::new(Kind::Config, "identity", message).with_hint(hint));
+    }
+    Ok(Keypair::load_or_create(key)?.0)
 }
 
 /// The control database.
