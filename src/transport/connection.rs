@@ -24,6 +24,15 @@ pub struct Connection {
     peer: Identity,
     negotiated: Arc<OnceLock<Negotiated>>,
     share: Arc<ShareCell>,
+    shaken: Shaken,
+}
+
+/// What the handshake took. A router that is about to come back costs many packets, which say nothing of the path.
+#[derive(Clone, Copy, Debug)]
+struct Shaken {
+    sent: u64,
+    lost: u64,
+    lost_bytes: u64,
 }
 
 /// The state of the path right now.
@@ -31,7 +40,7 @@ pub struct Connection {
 pub struct PathStats {
     /// Smoothed round-trip time.
     pub rtt: Duration,
-    /// Packets sent since the connection began.
+    /// Packets sent since the handshake was done.
     pub sent: u64,
     /// Of those, declared lost.
     pub lost: u64,
@@ -74,7 +83,13 @@ impl Connection {
     ) -> Option<Self> {
         let shown = inner.peer_identity()?.downcast::<Vec<CertificateDer<'static>>>().ok()?;
         let peer = identity_of(shown.first()?).ok()?;
-        Some(Self { inner, peer, negotiated, share })
+        let path = inner.stats().path;
+        let shaken = Shaken {
+            sent: path.sent_packets,
+            lost: path.lost_packets,
+            lost_bytes: path.lost_bytes,
+        };
+        Some(Self { inner, peer, negotiated, share, shaken })
     }
 
     /// Whose key the peer has proved to hold.
@@ -216,9 +231,9 @@ impl Connection {
         let stats = self.inner.stats();
         PathStats {
             rtt: stats.path.rtt,
-            sent: stats.path.sent_packets,
-            lost: stats.path.lost_packets,
-            lost_bytes: stats.path.lost_bytes,
+            sent: stats.path.sent_packets.saturating_sub(self.shaken.sent),
+            lost: stats.path.lost_packets.saturating_sub(self.shaken.lost),
+            lost_bytes: stats.path.lost_bytes.saturating_sub(self.shaken.lost_bytes),
             mtu: stats.path.current_mtu,
             congestion_window: stats.path.cwnd,
             udp_bytes: (stats.udp_tx.bytes, stats.udp_rx.bytes),
