@@ -123,6 +123,7 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<u8, Failure> {
     let mut report = Report::new();
     clock(&mut report, context);
     limits(&mut report);
+    disk(&mut report, context);
     let examined = context.block_on(async {
         let mut signals = signals()?;
         unless_interrupted(&mut signals, async {
@@ -150,6 +151,17 @@ fn clock(report: &mut Report, context: &Context) {
             report.note("clock", Outcome::Failed, "it is behind files made earlier", Some(fix));
         }
         _ => report.ok("clock", crate::registry::rfc3339(now)),
+    }
+}
+
+/// Whether the home takes what a tunnel writes there.
+fn disk(report: &mut Report, context: &Context) {
+    let Some(home) = context.home().ok().filter(|home| home.root().is_dir()) else { return };
+    let probe = home.root().join(format!(".doctor-{}", std::process::id()));
+    let written = files::replace(&probe, &[0; ROOM]);
+    match written.and_then(|()| files::remove(&probe)) {
+        Ok(()) => report.ok("disk", format!("{} can be written", home.root().display())),
+        Err(error) => report.failed("disk", &error.into()),
     }
 }
 
@@ -321,6 +333,8 @@ const PROBES: usize = 40;
 /// Below this a busy tunnel runs out.
 #[cfg(unix)]
 const FILES: u64 = 4_096;
+/// For a record, a key and a piece of a log.
+const ROOM: usize = 64 << 10;
 /// Of a row of ports the first ones stand for all.
 const PORTS_OF_A_ROW: usize = 3;
 

@@ -270,7 +270,7 @@ mod tests {
             |reason: String| StartError::Denied { end: "169.254.169.254:80".to_owned(), reason };
         for denial in [Denial::Metadata, Denial::LinkLocal, Denial::Unspecified, Denial::Embedded] {
             let hint = hint(&denied(denial.to_string()));
-            assert!(hint.contains("another --source") && !hint.contains("operator"), "{hint}");
+            assert!(hint.contains("another address") && !hint.contains("operator"), "{hint}");
         }
         assert!(hint(&denied(Denial::NotListed.to_string())).contains("operator"));
         let revoked = StartError::TicketRefused { reason: REVOKED.to_owned() };

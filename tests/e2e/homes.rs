@@ -26,6 +26,7 @@ fn h74_a_full_disk_fails_commands_that_write_and_no_tunnel_that_runs() {
                 .exits(1)
                 .says(client.home().path().to_str().expect("UTF-8"));
             echo(&tunnel.connect(), &[7; 1_000_000]).expect("what runs goes on");
+            client.conduit(&["doctor"]).exits(1).prints("no space left");
             assert_eq!(client.list(&[]).len(), 1);
             let outcome = client
                 .conduit(&["init", "--dir", client.home().join("new").to_str().expect("UTF-8")])
