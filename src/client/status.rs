@@ -65,7 +65,12 @@ impl Shared {
             true => Some(probe(session.clone(), PROBE_LIMIT).await),
             false => None,
         };
-        if with_probe && let Some(session) = &session {
+        // Where the router does not answer, nothing is found out beyond it.
+        let is_answered = probe.as_ref().is_some_and(|probe| probe.ok);
+        if with_probe
+            && is_answered
+            && let Some(session) = &session
+        {
             self.redial(session).await;
         }
         let unanswered = probe.as_ref().and_then(|probe| probe.error.clone());
