@@ -12,7 +12,7 @@ use super::connect::Established;
 use super::crossing::{Crossed, Crossing};
 use super::silence::{Heard, Silence};
 use super::{End, Shared, StartError, reverse, udp};
-use crate::relay::{Flows, Scope, Side};
+use crate::relay::{Flows, Side};
 use crate::session::{Event, Session};
 use crate::task::Tasks;
 use crate::transport::{Carrier, ClientEndpoint, Whereabouts};
@@ -128,8 +128,7 @@ pub(super) fn publish(shared: &Arc<Shared>, tasks: &Tasks, established: &Establi
     *link.endpoint.lock().unwrap_or_else(PoisonError::into_inner) =
         Some(Arc::clone(&established.endpoint));
     let session = established.session.clone();
-    let scope = Scope { draining: shared.accepting.clone(), stop: shared.connections.clone() };
-    let flows = Flows::start(&session, Side::Client, &shared.table, tasks, scope);
+    let flows = Flows::start(&session, Side::Client, &shared.table, tasks, shared.scope());
     let line = Line { session, flows };
     tasks.spawn_until_cancelled(
         "streams",

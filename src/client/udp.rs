@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use tokio_util::sync::CancellationToken;
+
 use super::Shared;
 use super::declare::{TUNNEL, pair};
 use crate::ends::UdpPort;
@@ -22,8 +24,18 @@ pub(super) async fn serve(shared: Arc<Shared>, index: usize, port: UdpPort) {
         Some(Destination { flows, rules, max_flows: options.max_flows, trusted })
     };
     let users = Front::new(Arc::new(port), &shared.table);
-    let scope = Scope { draining: shared.accepting.clone(), stop: shared.connections.clone() };
-    front(&users, pick, &scope).await;
+    front(&users, pick, &shared.scope()).await;
+}
+
+impl Shared {
+    /// Of every flow of the tunnel.
+    pub(super) fn scope(&self) -> Scope {
+        Scope {
+            draining: self.accepting.clone(),
+            stop: self.connections.clone(),
+            leaving: CancellationToken::new(),
+        }
+    }
 }
 
 /// The router says that a flow is over. Where nobody could be reached, the operator reads why.

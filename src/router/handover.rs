@@ -119,12 +119,13 @@ impl Running {
         let shared = &self.shared;
         // Before their tasks end, which close them.
         let ports = shared.published.leave().map_err(HandoverError::of("the published ports"))?;
-        // Before it drains, which ends flows that pause.
-        let flows = shared.table.bequeath_flows();
         shared.accepting.cancel();
         // Who was accepted a moment ago gets as far as to a stream.
         tokio::time::sleep(SETTLE).await;
         shared.leaving.cancel();
+        // A flow that is being opened is open, and nobody opens others: what comes waits in the sockets.
+        tokio::time::sleep(SETTLE).await;
+        let flows = shared.table.bequeath_flows();
         shared.table.halt();
         let _ = tokio::time::timeout(HALT, shared.table.drained()).await;
         let (udp, tcp) = shared.endpoint.descriptors();

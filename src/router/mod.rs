@@ -139,6 +139,8 @@ struct Shared {
     upgrades: u64,
     /// Cancelled when another process goes on.
     leaving: CancellationToken,
+    /// Cancelled when flows that pause may end: not when another process goes on with them.
+    draining: CancellationToken,
     /// Cancelled when nobody else is wanted.
     accepting: CancellationToken,
     /// Cancelled when open connections are to end.
@@ -191,6 +193,7 @@ pub async fn start(mut settings: Settings) -> Result<Running, StartError> {
         metrics: status::Metrics::new(&telemetry::Metrics::new()),
         ended: watch::channel(None).0,
         accepting: tasks.token().child_token(),
+        draining: tasks.token().child_token(),
         connections: tasks.token().child_token(),
         sessions,
         published,
@@ -281,10 +284,20 @@ impl Drop for Running {
 }
 
 impl Shared {
+    /// Of every flow here.
+    fn scope(&self) -> relay::Scope {
+        relay::Scope {
+            draining: self.draining.clone(),
+            stop: self.connections.clone(),
+            leaving: self.leaving.clone(),
+        }
+    }
+
     /// The stop, a step at a time: nobody new; clients are told; open connections may finish; the rest is reset;
     /// sessions are closed. [SES-33]
     async fn shutdown(&self, drain: Duration) -> bool {
         self.accepting.cancel();
+        self.draining.cancel();
         // All at once: one that does not read must not make the others wait, and is about to hear the close.
         let mut told = JoinSet::new();
         for session in self.sessions.all() {

@@ -339,7 +339,7 @@ async fn packets(shared: &Shared, route: &Route, port: Arc<UdpPort>, stop: &Canc
         let Server { flows, rules, max_flows, trusted, .. } = server;
         Some(Destination { flows, rules, max_flows, trusted })
     };
-    let scope = Scope { draining: shared.accepting.clone(), stop: stop.clone() };
+    let scope = Scope { stop: stop.clone(), ..shared.scope() };
     front(&visitors, pick, &scope).await;
 }
 

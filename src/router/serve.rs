@@ -12,7 +12,7 @@ use super::connect::{Connected, connect};
 use super::declare::{Declaration, Role};
 use super::sessions::Seat;
 use super::{Shared, flows};
-use crate::relay::{Flows, Scope, Side, echo, echo_after};
+use crate::relay::{Flows, Side, echo, echo_after};
 use crate::session::{Event, Incoming, Knock, Session};
 use crate::task::{OnPanic, Tasks};
 use crate::tunnel::{Name, Protocol, Target};
@@ -35,8 +35,7 @@ pub(super) struct Client {
 /// Serves until the session ends.
 pub(super) async fn serve(shared: Arc<Shared>, tasks: Tasks, admitted: Admitted) {
     let Admitted { session, mut events, seat, name, instance } = admitted;
-    let scope = Scope { draining: shared.accepting.clone(), stop: shared.connections.clone() };
-    let flows = Flows::start(&session, Side::Router, &shared.table, &tasks, scope);
+    let flows = Flows::start(&session, Side::Router, &shared.table, &tasks, shared.scope());
     let (tunnels, later) = (RwLock::default(), Semaphore::new(MOST_LATER));
     let tasks_of = tasks.clone();
     let client =

@@ -58,4 +58,5 @@ mod udp_sizes;
 mod udp_wireguard;
 mod unwelcome;
 mod upgrade;
+mod upgrade_flows;
 mod waiting;

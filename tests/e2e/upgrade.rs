@@ -14,7 +14,7 @@ use crate::world::{
 };
 
 #[track_caller]
-fn upgrades(router: &Router) -> Value {
+pub(crate) fn upgrades(router: &Router) -> Value {
     let answer = router.command(&["upgrade", "-o", "json"]).succeeds().json();
     assert_eq!(answer["pid"], router.pid(), "{answer}");
     answer
@@ -81,66 +81,8 @@ fn outlives_upgrades(carrier: &[&str]) {
     assert_eq!((echoes.senders(), sources.senders()), (1, 1), "the same sockets all the time");
 }
 
-/// [UPG-7]
-#[test]
-fn flows_that_are_silent_outlive_an_upgrade() {
-    let (_world, router, tunnels) = flows_both_ways();
-    for tunnel in &tunnels {
-        answers(&tunnel.user);
-    }
-    // Longer than a router that drains waits for more.
-    thread::sleep(Duration::from_secs(2));
-    upgrades(&router);
-    for Flowing { user, service, .. } in &tunnels {
-        answers(user);
-        assert_eq!(service.senders(), 1, "the same socket all the time");
-    }
-}
-
-/// [UPG-7]
-#[test]
-fn flows_outlive_upgrades_while_their_clients_are_away() {
-    let (_world, router, tunnels) = flows_both_ways();
-    for Flowing { user, tunnel, .. } in &tunnels {
-        answers(user);
-        tunnel.signal(rustix::process::Signal::STOP);
-    }
-    for _ in 0..2 {
-        upgrades(&router);
-        thread::sleep(Duration::from_secs(2));
-    }
-    for Flowing { user, service, tunnel } in &tunnels {
-        tunnel.signal(rustix::process::Signal::CONT);
-        answers(user);
-        assert_eq!(service.senders(), 1, "the same socket all the time");
-    }
-}
-
-/// A tunnel of one direction, its service and its user.
-struct Flowing {
-    tunnel: Tunnel,
-    service: Answerer,
-    user: UdpSocket,
-}
-
-fn flows_both_ways() -> (World, Router, [Flowing; 2]) {
-    let world = World::new();
-    let router = world.router();
-    let client = world.client("C");
-    client.enrols(&router.invite(&[]));
-    let tunnels = [(free_port().to_string(), None), ("0".to_owned(), Some("--reverse"))];
-    let tunnels = tunnels.map(|(bind, reverse)| {
-        let service = Answerer::echo();
-        let started = client.start_udp(service.addr(), &bind).args(reverse.as_slice()).succeeds();
-        let tunnel = client.started(&started);
-        let user = user_of(tunnel.bind);
-        Flowing { tunnel, service, user }
-    });
-    (world, router, tunnels)
-}
-
 /// Asks until there is an answer.
-fn answers(user: &UdpSocket) {
+pub(crate) fn answers(user: &UdpSocket) {
     user.set_read_timeout(Some(Duration::from_millis(50))).expect("a limit");
     eventually("the flow goes on", || {
         // Refused while nobody is there, which the socket tells once.

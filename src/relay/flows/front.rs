@@ -100,6 +100,10 @@ pub async fn front(
                 overflowed = total;
                 continue;
             }
+            () = scope.leaving.cancelled() => {
+                scope.stop.cancelled().await;
+                break;
+            }
             () = scope.stop.cancelled() => break,
         };
         if let Err(error) = received {

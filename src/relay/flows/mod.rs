@@ -90,6 +90,8 @@ pub struct Scope {
     pub draining: CancellationToken,
     /// Cancelled when all of them end.
     pub stop: CancellationToken,
+    /// Cancelled when another process goes on with a listening socket: what comes waits there for it. [UPG-7]
+    pub leaving: CancellationToken,
 }
 
 impl Flows {
