@@ -1,5 +1,6 @@
 //! `conduit doctor`: what a tunnel of this machine would meet, from its own files to the sources behind the router.
 
+mod carriers;
 mod mapping;
 mod path;
 
@@ -12,7 +13,9 @@ use super::context::{Context, signals, unless_interrupted};
 use super::output::{Table, milliseconds};
 use super::prepare::{Prepared, client_file, prepare};
 use super::reach::RouterArgs;
-use crate::client::{self, Examination, Once, StartError, Unreached};
+use super::running::{Found, find};
+use super::status::health_of;
+use crate::client::{self, Once, Unreached};
 use crate::config::ClientConfig;
 use crate::ends::{self, DialSettings};
 use crate::files;
@@ -127,7 +130,8 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<u8, Failure> {
     let examined = context.block_on(async {
         let mut signals = signals()?;
         unless_interrupted(&mut signals, async {
-            if let Err((check, failure)) = beyond(args, context, &mut report).await {
+            let runs_router = running(context, &mut report).await?;
+            if let Err((check, failure)) = beyond(args, context, runs_router, &mut report).await {
                 report.failed(check, &failure);
             }
             Ok(0)
@@ -165,6 +169,24 @@ fn disk(report: &mut Report, context: &Context) {
     }
 }
 
+/// How the tunnels are that run here, and the router; whether there is one.
+async fn running(context: &Context, report: &mut Report) -> Result<bool, Failure> {
+    let Found { tunnels, routers, .. } = find(context)?;
+    let runs_router = !routers.is_empty();
+    for health in health_of(routers.into_iter().chain(tunnels).collect()).await {
+        let check = format!("running {}", health.id);
+        match health.is_up {
+            true => report.ok(&check, health.detail),
+            false => {
+                let fix = format!("`conduit logs {}` shows what it has met", health.id);
+                let detail = format!("{}: {}", health.state, health.detail);
+                report.note(&check, Outcome::Failed, detail, Some(&fix));
+            }
+        }
+    }
+    Ok(runs_router)
+}
+
 /// What this machine gives a process.
 fn limits(report: &mut Report) {
     #[cfg(unix)]
@@ -189,10 +211,12 @@ fn limits(report: &mut Report) {
     }
 }
 
-/// Files, router, path and sources: what fails first ends it, because the rest depends on it.
+/// Files, router, path and sources: what fails first ends it, because the rest depends on it. A host that only runs a
+/// router (`runs_router`) need not be a client.
 async fn beyond(
     args: &Args,
     context: &Context,
+    runs_router: bool,
     report: &mut Report,
 ) -> Result<(), (&'static str, Failure)> {
     let file = client_file(args.file.as_deref(), context).map_err(|error| ("settings", error))?;
@@ -201,6 +225,16 @@ async fn beyond(
         .map_err(|error| ("settings", error.into()))?;
     let read = file.map_or_else(|| "no file, defaults".to_owned(), |it| it.display().to_string());
     report.ok("settings", read);
+    let (path, named) = (&loaded.config.private_key_path, loaded.config.private_key_named);
+    if runs_router && !named && !path.exists() {
+        report.note(
+            "key",
+            Outcome::Unknown,
+            "none: this host runs a router and is no client",
+            None,
+        );
+        return Ok(());
+    }
     key(&loaded.config, context).map_err(|error| ("key", error))?;
     report.ok("key", loaded.config.private_key_path.display().to_string());
     let prepared = prepare(context, loaded, None).await.map_err(|error| ("router", error))?;
@@ -213,7 +247,9 @@ async fn beyond(
     let examined = async { (udp.await, tls.await) };
     let ((udp, tls), lifetime) = tokio::join!(examined, mapping::measured(&access, args.nat));
     let over_udp = udp.is_ok();
-    let examined = carriers(report, udp, tls)?;
+    let Some(examined) = carriers::rows(report, &prepared.config.tunnels, udp, tls) else {
+        return Ok(());
+    };
     path::rows(report, &examined);
     mapping::row(report, over_udp.then_some(&lifetime));
     sources(args, &prepared, report).await.map_err(|error| ("sources", error))
@@ -226,61 +262,13 @@ fn key(config: &ClientConfig, context: &Context) -> Result<(), Failure> {
         Keypair::load_mounted(path)?;
         return Ok(());
     }
-    files::check_private_dir(context.home()?.root())?;
+    let home = context.home()?;
+    // Where there is none yet, the key is what is missing.
+    if home.root().exists() {
+        files::check_private_dir(home.root())?;
+    }
     Keypair::load(path)?;
     Ok(())
-}
-
-/// Whether a session comes about over each carrier; what the better one has found.
-fn carriers(
-    report: &mut Report,
-    udp: Result<Examination, StartError>,
-    tls: Result<Examination, StartError>,
-) -> Result<Examination, (&'static str, Failure)> {
-    let answers = |found: &Examination| {
-        let admitted = milliseconds(found.admitted_in.as_secs_f64() * 1e3);
-        let rate = found.rate.map(|rate| format!(", {:.0} Mbit/s there and back", rate / 1e6));
-        format!("{} answers, admitted in {admitted}{}", found.addr, rate.unwrap_or_default())
-    };
-    let missing = |report: &mut Report, check, error: &StartError, fix| {
-        report.note(check, Outcome::Warning, error.to_string(), Some(fix));
-    };
-    let found = match (udp, tls) {
-        (Err(error), Err(tls)) => {
-            missing(report, OVER_TCP, &tls, "as for UDP");
-            return Err((step(&error), error.into()));
-        }
-        (Ok(udp), Ok(tls)) => {
-            report.ok(OVER_UDP, answers(&udp));
-            report.ok(OVER_TCP, answers(&tls));
-            udp
-        }
-        (Ok(udp), Err(error)) => {
-            report.ok(OVER_UDP, answers(&udp));
-            let fix = "from networks without UDP nobody gets to this router: open its TCP port too";
-            missing(report, OVER_TCP, &error, fix);
-            udp
-        }
-        (Err(error), Ok(tls)) => {
-            let fix = "tunnels work over TLS meanwhile; where UDP gets through they are faster and lose no order";
-            missing(report, OVER_UDP, &error, fix);
-            report.ok(OVER_TCP, answers(&tls));
-            tls
-        }
-    };
-    report.ok("router's identity", "it shows the key that is pinned");
-    Ok(found)
-}
-
-/// How far a session came.
-fn step(error: &StartError) -> &'static str {
-    match error {
-        StartError::Resolve { .. } => "router's name",
-        StartError::WrongKey { .. } => "router's identity",
-        StartError::Refused { .. } | StartError::TicketRefused { .. } => "admission",
-        StartError::Unsupported { .. } => "versions",
-        _ => OVER_UDP,
-    }
 }
 
 /// Whether the sources of forward TCP tunnels answer the router, and those of reverse ones this machine.
@@ -319,9 +307,6 @@ async fn sources(args: &Args, prepared: &Prepared, report: &mut Report) -> Resul
     }
     Ok(())
 }
-
-const OVER_UDP: &str = "router over UDP";
-const OVER_TCP: &str = "router over TCP";
 
 /// What an examination has no use for.
 fn nowhere() -> Target {

@@ -35,7 +35,8 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<u8, Failure> {
     let (ended, supervisor) = context.block_on(async {
         let mut signals = signals()?;
         let work = async {
-            let ended = fleet::bring_down(&registry, &file, drain).await;
+            let ended =
+                kill::patiently(fleet::bring_down(&registry, &file, drain), drain, context).await;
             Ok((ended, fleet::end_supervisor(&registry, &file, drain).await))
         };
         unless_interrupted(&mut signals, work).await

@@ -1,5 +1,6 @@
 //! `conduit kill`: ends tunnels, or cuts one connection.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use serde_json::json;
@@ -63,10 +64,29 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<u8, Failure> {
                 (record, ending)
             });
         }
-        Ok(work.join_all().await)
+        Ok(patiently(work.join_all(), drain, context).await)
     })?;
     let code = show(&ended, drain, context)?;
     Ok(code.max(out_of_reach()?))
+}
+
+/// Says what is waited for when it takes long.
+pub(super) async fn patiently<T>(
+    work: impl Future<Output = T>,
+    drain: Duration,
+    context: &Context,
+) -> T {
+    let mut work = pin!(work);
+    match tokio::time::timeout(SAID_AFTER, &mut work).await {
+        Ok(done) => done,
+        Err(_) => {
+            if !context.quiet && !drain.is_zero() {
+                let limit = humantime::format_duration(drain);
+                warn(&format!("open connections may finish within {limit}; --force cuts them off"));
+            }
+            work.await
+        }
+    }
 }
 
 /// What runs and cannot be ended because its record is damaged, each on stderr; the exit code.
@@ -160,6 +180,9 @@ fn cut(connection: &str, context: &Context) -> Result<u8, Failure> {
     }
     context.line(&format!("  {connection}   reset")).map(|()| 0)
 }
+
+/// Who has nothing open is gone before that.
+const SAID_AFTER: Duration = Duration::from_secs(1);
 
 const EXAMPLES: &str = "\
 Examples:

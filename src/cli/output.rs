@@ -132,6 +132,11 @@ pub(super) fn seconds_since(moment: &str) -> Option<u64> {
     u64::try_from((OffsetDateTime::now_utc() - then).whole_seconds()).ok()
 }
 
+/// `1 session`, `2 sessions`.
+pub(super) fn counted(count: u64, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
 /// What is not known is a dash.
 pub(super) fn or_dash<T: ToString>(value: Option<T>) -> String {
     value.map_or_else(|| "-".to_owned(), |value| value.to_string())

@@ -2,13 +2,14 @@
 
 use std::cmp::Reverse;
 use std::collections::HashSet;
+use std::time::Duration;
 
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::context::{ANSWER, Context};
 use super::list::{answered, ends, if_silent};
-use super::output::{Table, milliseconds, or_dash, state};
+use super::output::{Table, counted, milliseconds, or_dash, state};
 use super::paths::Paths;
 use super::running::{Found, ask_each, find};
 use crate::fleet::{Failure, Kind, NEVER_READY, exit};
@@ -29,7 +30,7 @@ pub(super) struct Args {
 pub(super) struct Health {
     pub(super) id: String,
     pub(super) is_up: bool,
-    state: String,
+    pub(super) state: String,
     rtt: Option<f64>,
     /// What it does, or why it is not up.
     pub(super) detail: String,
@@ -173,8 +174,12 @@ fn health((record, answer): (Record, Result<Value, CallError>)) -> Health {
     let is_up =
         !is_silent && status.state == TunnelState::Ready && probe.is_none_or(|probe| probe.ok);
     let of_probe = probe.and_then(|probe| probe.error.clone());
+    let draining = status.drain_seconds.map(|left| draining(status.active_connections, left));
     // While there is no session the probe says only that, and the session's end says why.
-    let problem = if status.state.is_serving() {
+    let problem = if draining.is_some() {
+        let said: Vec<String> = status.last_error.clone().into_iter().chain(draining).collect();
+        Some(said.join("; "))
+    } else if status.state.is_serving() {
         of_probe.or_else(|| status.last_error.clone())
     } else {
         status.last_error.clone().or(of_probe)
@@ -204,6 +209,16 @@ fn detail(status: &TunnelStatus) -> String {
     detail
 }
 
+/// What still runs when nobody else is wanted.
+fn draining(connections: u64, seconds: u64) -> String {
+    if connections == 0 {
+        return "ending".to_owned();
+    }
+    let connections = counted(connections, "connection");
+    let left = humantime::format_duration(Duration::from_secs(seconds));
+    format!("{connections} may finish within {left}")
+}
+
 fn router_health(record: &Record, answer: Result<Value, CallError>) -> Health {
     let silent = |why: String| {
         let document = Report::silent(record, if_silent(record.status), &why);
@@ -213,14 +228,19 @@ fn router_health(record: &Record, answer: Result<Value, CallError>) -> Health {
         Ok(value) => match serde_json::from_value::<RouterStatus>(value) {
             Ok(status) => {
                 let clients: HashSet<_> = status.sessions.iter().map(|it| it.identity).collect();
-                let detail = format!(
-                    "{}, {} clients with {} sessions, {} connections, {} ports published",
+                let served = status.published.iter().filter(|port| port.servers > 0).count();
+                let mut detail = format!(
+                    "{}, {} with {}, {}, {} published",
                     status.bind,
-                    clients.len(),
-                    status.sessions.len(),
-                    status.active_streams,
-                    status.published.iter().filter(|port| port.servers > 0).count()
+                    counted(clients.len() as u64, "client"),
+                    counted(status.sessions.len() as u64, "session"),
+                    counted(status.active_streams, "connection"),
+                    counted(served as u64, "port"),
                 );
+                if let Some(left) = status.drain_seconds {
+                    detail.push_str("; ");
+                    detail.push_str(&draining(status.active_streams, left));
+                }
                 let document = Report::Router(Box::new(status.clone()));
                 (status.state.is_serving(), state(status.state), detail, document)
             }

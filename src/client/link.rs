@@ -323,7 +323,7 @@ impl Shared {
             return; // Somebody ends it anyway.
         }
         self.accepting.cancel();
-        let _ = tokio::time::timeout(LAST_VISITS, self.table.drained()).await;
+        self.table.drains_within(LAST_VISITS).await;
         self.fail(error).await;
     }
 

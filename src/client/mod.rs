@@ -38,7 +38,7 @@ pub use examine::{Examination, Unreached, examine, reaches};
 pub use mapping::{Lifetime, lifetime};
 pub use networks::Networks;
 pub use once::{Once, once};
-pub(crate) use status::{packets, path_status, refusals, version};
+pub(crate) use status::{drain_seconds, packets, path_status, refusals, version};
 
 use crate::ends::{DialSettings, ListenError, Listener, UdpPort};
 use crate::registry::Call;
@@ -365,9 +365,12 @@ impl Shared {
             // A router that does not read hears it by the close.
             session.say_now(Event::GoAway(GoAway { code, message, ..GoAway::default() }));
         }
-        let drained = tokio::time::timeout(drain, self.table.drained()).await.is_ok();
+        if !drain.is_zero() {
+            tracing::info!(connections = self.table.active(), limit = ?drain, "draining");
+        }
+        let drained = self.table.drains_within(drain).await;
         self.connections.cancel();
-        let _ = tokio::time::timeout(LAST_WORDS, self.table.drained()).await;
+        self.table.drains_within(LAST_WORDS).await;
         self.link.close().await;
         self.set_state(TunnelState::Stopped);
         self.ended.send_replace(Some(End::Stopped { forced: !drained }));

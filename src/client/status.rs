@@ -113,6 +113,7 @@ impl Shared {
                     key_exchange: tls.key_exchange.clone(),
                 },
             ),
+            drain_seconds: drain_seconds(&totals),
             last_error: self.last_error().or(unanswered),
             probe: probe.filter(|_| with_probe),
             router_view: session.as_ref().map(|session| {
@@ -202,6 +203,11 @@ pub(crate) fn path_status(session: &Session) -> PathStatus {
         mtu: path.mtu,
         priority: session.connection().priority(),
     }
+}
+
+/// What is left of a drain.
+pub(crate) fn drain_seconds(totals: &crate::relay::Totals) -> Option<u64> {
+    totals.drains_for.map(|left| left.as_secs_f64().ceil() as u64)
 }
 
 /// Packets, in the registry's words.

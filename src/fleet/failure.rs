@@ -198,7 +198,7 @@ impl From<KeyError> for Failure {
         match error {
             KeyError::File(file) if file.is_not_found() => {
                 Self::new(Kind::Config, "key", file.to_string())
-                    .with_hint("`conduit init` creates a key")
+                    .with_hint("`conduit start --join TICKET …` creates a key and enrols with it, `conduit init` only creates it")
             }
             // A full or read-only disk is no mistake in a file.
             KeyError::File(file) => file.into(),

@@ -13,7 +13,9 @@ use super::launch::{Launch, Output, Ready};
 use super::manager::tell_stopping;
 use super::signals::Signals;
 use crate::client::{self, Running};
-use crate::registry::{Call, Claim, ControlListener, Record, Registry, Request, RpcError};
+use crate::registry::{
+    Call, Claim, ControlListener, Entry, Place, Record, Registry, Request, RpcError,
+};
 use crate::task::Tasks;
 use crate::telemetry::{self, LogControl};
 use crate::tunnel::TunnelState;
@@ -84,6 +86,7 @@ impl Claimed {
         match started {
             Ok(running) => Ok(Host { launch, claim, running, tasks }),
             Err(failure) => {
+                let failure = naming_holder(failure, claim.record(), claim.registry());
                 error!(tunnel = %claim.record().tunnel_id, reason = %failure, "not started");
                 tasks.shutdown(FAREWELL).await;
                 end(claim, TunnelState::Failed, Some(format!("{NEVER_READY}{failure}")));
@@ -114,6 +117,35 @@ async fn bring_up(
     }
     serve_control(control, running.calls(), log, tasks);
     Ok(running)
+}
+
+/// A port that cannot be bound may be that of another process here: then that is what to end.
+fn naming_holder(failure: Failure, own: &Record, registry: &Registry) -> Failure {
+    if failure.code != "bind_failed" {
+        return failure;
+    }
+    let wanted = own.config.places();
+    let holder = registry.scan().into_iter().find_map(|entry| match entry {
+        Entry::Live(other) if other.tunnel_id != own.tunnel_id => {
+            let places = other.config.places();
+            let is_shared = wanted.iter().any(|place| places.iter().any(|it| meet(place, it)));
+            is_shared.then_some(other.tunnel_id)
+        }
+        _ => None,
+    });
+    match holder {
+        Some(id) => {
+            let hint = format!("{id} listens there: `conduit kill --tunnel {id}` ends it");
+            failure.with_hint(hint)
+        }
+        None => failure,
+    }
+}
+
+/// Whether two listeners get in each other's way.
+fn meet((one_protocol, one): &Place, (other_protocol, other): &Place) -> bool {
+    let any = one.ip().is_unspecified() || other.ip().is_unspecified();
+    one_protocol == other_protocol && one.port() == other.port() && (any || one.ip() == other.ip())
 }
 
 impl Host {
@@ -187,7 +219,7 @@ impl Host {
                 () = leash.cancelled() => break,
             }
         }
-        info!(tunnel = %self.record().tunnel_id, "draining");
+        info!(tunnel = %self.record().tunnel_id, "asked to end; a second signal ends it at once");
         tell_stopping();
         self.note(TunnelState::Draining);
         tokio::select! {

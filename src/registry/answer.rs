@@ -55,6 +55,9 @@ pub struct TunnelStatus {
     pub path: Option<PathStatus>,
     /// What protects the session.
     pub tls: Option<TlsStatus>,
+    /// While it drains: the seconds after which open connections are cut off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drain_seconds: Option<u64>,
     /// Why it failed, or what last went wrong.
     pub last_error: Option<String>,
     /// The probe's result, when one was asked for.
@@ -220,6 +223,9 @@ pub struct RouterStatus {
     /// The ports that are published, or kept for their owners.
     #[serde(default)]
     pub published: Vec<PublishedStatus>,
+    /// While it drains: the seconds after which open connections are cut off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drain_seconds: Option<u64>,
     /// What last went wrong.
     pub last_error: Option<String>,
     /// The last reasons for which streams or clients were refused, newest first.
@@ -289,6 +295,7 @@ impl TunnelStatus {
             mtu: None,
             path: None,
             tls: None,
+            drain_seconds: None,
             last_error: record.last_error.clone(),
             probe: None,
             router_view: None,

@@ -33,7 +33,7 @@ pub use claim::{Claim, ClaimError};
 pub use damaged::Damaged;
 pub use folder::{Entry, Registry, RegistryError};
 pub use process::Presence;
-pub use record::{Kind, NewRecord, Record, RecordConfig, now_rfc3339, rfc3339};
+pub use record::{Kind, NewRecord, Place, Record, RecordConfig, now_rfc3339, rfc3339};
 pub use request::{AuthorizeParams, InviteParams, Request, TokenCreateParams};
 pub use rpc::RpcError;
 pub use serve::{Call, ControlListener};

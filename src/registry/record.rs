@@ -1,6 +1,7 @@
 //! The record of one process: what `list` knows of it without asking it.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -37,6 +38,20 @@ pub struct RecordConfig {
     pub protocol: Option<Protocol>,
     /// Which end listens.
     pub direction: Option<Direction>,
+}
+
+/// Where a process listens.
+pub type Place = (Protocol, SocketAddr);
+
+impl RecordConfig {
+    /// Where a tunnel listens on this machine; of a router and of a reverse tunnel nothing is told.
+    pub fn places(&self) -> Vec<Place> {
+        let (Some(Direction::Forward), Some(protocol)) = (self.direction, self.protocol) else {
+            return Vec::new();
+        };
+        let binds = self.bind.iter().flat_map(Span::each);
+        binds.filter_map(|bind| Some((protocol, bind.socket_addr()?))).collect()
+    }
 }
 
 /// What somebody who claims a name brings along.

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -29,6 +29,8 @@ struct Inner {
     lineages: Lineages,
     /// All who wait are told when the last one leaves.
     emptied: Notify,
+    /// When those that still run are cut off.
+    drains_until: Mutex<Option<Instant>>,
     /// All who wait are told when one is to end.
     killed: Notify,
     /// Whether another process goes on; set under the lock of `live`.
@@ -104,6 +106,8 @@ pub struct Totals {
     pub down: u64,
     /// Connections that were not served.
     pub refusals: u64,
+    /// How long those that run may finish, while nobody else is wanted.
+    pub drains_for: Option<Duration>,
 }
 
 /// Keeps a connection in the table; dropped, its bytes go to the totals.
@@ -175,6 +179,13 @@ impl Table {
         }
     }
 
+    /// Waits until none runs, at most `limit`: whether none does. [`Table::totals`] says how much of that is left.
+    /// Cancel-safe.
+    pub async fn drains_within(&self, limit: Duration) -> bool {
+        *lock(&self.0.drains_until) = Instant::now().checked_add(limit);
+        tokio::time::timeout(limit, self.drained()).await.is_ok()
+    }
+
     /// Ends one; false when there is none of that number.
     pub fn kill(&self, number: u64) -> bool {
         let found = lock(&self.0.live).get(&number).map(|live| live.stop.clone());
@@ -222,6 +233,8 @@ impl Table {
             up: self.0.up.load(Ordering::Relaxed) + sum(|moved| moved.0),
             down: self.0.down.load(Ordering::Relaxed) + sum(|moved| moved.1),
             refusals: self.0.refusals.load(Ordering::Relaxed),
+            drains_for: lock(&self.0.drains_until)
+                .map(|until| until.saturating_duration_since(Instant::now())),
         }
     }
 
@@ -313,7 +326,8 @@ mod tests {
         two.counters.received.fetch_add(5, Ordering::Relaxed);
         drop(one);
         let totals = table.totals();
-        assert_eq!(totals, Totals { active: 1, opened: 2, up: 7, down: 5, refusals: 0 });
+        let expected = Totals { active: 1, opened: 2, up: 7, down: 5, ..Totals::default() };
+        assert_eq!(totals, expected);
         assert_eq!(table.live().iter().map(|live| live.number).collect::<Vec<_>>(), [2]);
     }
 

@@ -127,7 +127,7 @@ impl Running {
         tokio::time::sleep(SETTLE).await;
         let flows = shared.table.bequeath_flows();
         shared.table.halt();
-        let _ = tokio::time::timeout(HALT, shared.table.drained()).await;
+        shared.table.drains_within(HALT).await;
         let (udp, tcp) = shared.endpoint.descriptors();
         let sockets = HandoverError::of("the sockets for clients");
         let (udp, tcp) = ends::leave(udp)

@@ -310,9 +310,12 @@ impl Shared {
         }
         let all_told = async { while told.join_next().await.is_some() {} };
         let _ = tokio::time::timeout(LAST_WORDS, all_told).await;
-        let drained = tokio::time::timeout(drain, self.table.drained()).await.is_ok();
+        if !drain.is_zero() {
+            tracing::info!(connections = self.table.active(), limit = ?drain, "draining");
+        }
+        let drained = self.table.drains_within(drain).await;
         self.connections.cancel();
-        let _ = tokio::time::timeout(LAST_WORDS, self.table.drained()).await;
+        self.table.drains_within(LAST_WORDS).await;
         self.endpoint.close(Code::ShuttingDown.number(), GOOD_BYE).await;
         self.ended.send_replace(Some(drained));
         drained

@@ -85,6 +85,7 @@ impl Shared {
             bytes_down: totals.down,
             packets: crate::client::packets(self.table.traffic()),
             published: self.published(),
+            drain_seconds: crate::client::drain_seconds(&totals),
             last_error: None,
             refusals: crate::client::refusals(&self.table),
         }))

@@ -102,7 +102,7 @@ pub struct Options {
     /// How the tunnel shares a path with the others.
     #[serde(default)]
     pub priority: Priority,
-    /// How long its TCP connections outlive the connection to the router that carries them; `None`: they do not.
+    /// How long its TCP connections and UDP flows outlive the connection to the router that carries them; `None`: they do not.
     #[serde(default)]
     pub resume: Option<Duration>,
     /// What carries its connection to the router.

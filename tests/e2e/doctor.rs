@@ -17,6 +17,13 @@ fn checks(outcome: &Outcome) -> Vec<(String, String)> {
     checks.iter().map(|check| (text(&check["check"]), text(&check["result"]))).collect()
 }
 
+/// The result of the first check whose name begins so.
+#[track_caller]
+fn row(outcome: &Outcome, name: &str) -> String {
+    let found = checks(outcome).into_iter().find(|(check, _)| check.starts_with(name));
+    found.unwrap_or_else(|| panic!("no row {name}: {outcome}")).1
+}
+
 #[test]
 fn doctor_finds_a_way_that_works_and_says_what_does_not() {
     let world = World::new();
@@ -64,6 +71,52 @@ fn doctor_names_a_key_that_others_can_read_and_makes_none() {
     let outcome = fresh.conduit(&["doctor", "-o", "json"]).exits(1);
     assert_eq!(checks(&outcome).last().expect("a check").1, "failed");
     assert!(!fresh.home().join("client.key").exists(), "looking changes nothing");
+}
+
+#[test]
+fn doctor_looks_at_what_runs_and_asks_no_router_host_to_be_a_client() {
+    let world = World::new();
+    let target = Service::echo();
+    let (mut router, client, tunnel) = world.tunnel_to(target.addr());
+    let well = client.conduit(&["doctor", "-o", "json"]).succeeds();
+    assert_eq!(row(&well, &format!("running {}-", tunnel.name)), "ok");
+    let host = router.home().conduit(&["doctor", "-o", "json"]).succeeds();
+    assert_eq!((&*row(&host, "running router"), &*row(&host, "key")), ("ok", "unknown"));
+    router.dies();
+    let lost = client.conduit(&["doctor", "-o", "json"]).exits(1);
+    assert_eq!(row(&lost, &format!("running {}-", tunnel.name)), "failed");
+
+    let nowhere = world.client("nobody");
+    nowhere.conduit(&["doctor"]).exits(1).prints("key").prints("--join TICKET");
+}
+
+/// A tunnel that may use one carrier only cannot do without it.
+#[test]
+fn doctor_fails_for_a_tunnel_that_asks_for_the_carrier_that_is_missing() {
+    let world = World::new();
+    let target = Service::echo();
+    let (router, client, _tunnel) = world.tunnel_to(target.addr());
+    let file = world.path().join("conduit.toml");
+    let declares = |carrier: &str| {
+        let (source, bind) = (target.addr(), free_port());
+        let text = format!(
+            "[[tunnels]]\nname = \"web\"\nsource = \"{source}\"\nbind = \"{bind}\"\ncarrier = \"{carrier}\"\n"
+        );
+        std::fs::write(&file, text).expect("a file");
+    };
+    // It carries no TCP.
+    let link = Link::to(router.addr(), 4, Conditions::rtt(Duration::from_millis(2)));
+    let (addr, identity) = (link.addr().to_string(), router.identity());
+    let file = file.to_str().expect("text");
+    let doctor =
+        ["doctor", "-f", file, "--router", &addr, "--router-identity", &identity, "-o", "json"];
+    declares("auto");
+    let without = client.conduit(&doctor).succeeds();
+    assert_eq!(row(&without, "router over TCP"), "warning");
+    declares("tls");
+    let without = client.conduit(&doctor).exits(1);
+    assert_eq!(row(&without, "router over TCP"), "failed");
+    without.prints("the tunnel web uses nothing else").prints("auto");
 }
 
 /// What the row of NAT mappings says over a path whose NAT forgets who is silent for so long.

@@ -100,7 +100,8 @@ fn ports_that_are_taken_are_said() {
         .conduit(&["start", "--source", &source, "--bind", &bind, "--name", "late"])
         .exits(1)
         .says("in use")
-        .says(&bind);
+        .says(&bind)
+        .says(&format!("conduit kill --tunnel {}-", tunnel.name));
     let again = ["start", "--source", &source, "--bind", "127.0.0.1:0", "--name", &tunnel.name];
     client.conduit(&again).exits(1).says(&tunnel.pid.to_string()).says(&bind);
     assert_eq!(client.list(&[]).len(), 1, "the first one is untouched");

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::process::Child;
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
@@ -49,6 +49,31 @@ fn a_published_tunnel_that_drains_gets_no_more_visitors_and_serves_those_that_it
     echo(&open, &[7; 1_000_000]).expect("and to its end");
     eventually("it ends", || !tunnel.runs());
     assert_eq!(target.connects(), served);
+}
+
+#[test]
+fn what_is_waited_for_while_a_tunnel_drains_is_said_wherever_one_looks() {
+    let world = World::new();
+    let target = Service::echo();
+    let (_router, client, tunnel) = world.tunnel_to(target.addr());
+    let mut stream = tunnel.connect();
+    stream.write_all(b"a").expect("a byte");
+    stream.read_exact(&mut [0]).expect("its echo");
+    let killing = client.conduit(&["kill", "--tunnel", &tunnel.name, "--drain", "1m"]);
+    let mut killing = killing.spawn(Stdio::null(), Stdio::piped());
+    eventually("it drains", || tunnel.listed().is_some_and(|it| it["state"] == "draining"));
+    let status = client.conduit(&["status", &tunnel.name]).exits(1);
+    status.prints("draining").prints("1 connection may finish within");
+    let document = client.conduit(&["status", &tunnel.name, "-o", "json"]).exits(1).json();
+    let left = document["tunnels"][0]["drain_seconds"].as_u64().expect("seconds");
+    assert!((40..=60).contains(&left), "{document}");
+    let waiting = client.conduit(&["wait", &tunnel.name, "--timeout", "1s"]).exits(69);
+    waiting.says("1 connection may finish within");
+    drop(stream);
+    assert_eq!(ends(&mut killing, Duration::from_secs(5)), Some(0));
+    let mut said = String::new();
+    killing.stderr.take().expect("stderr").read_to_string(&mut said).expect("text");
+    assert_eq!(said, "open connections may finish within 1m; --force cuts them off\n");
 }
 
 #[test]
@@ -101,7 +126,7 @@ fn ctrl_c_while_the_first_connection_is_tried_leaves_nothing() {
     let mut process = client
         .start("127.0.0.1:9")
         .args(["--router", &addr, "--router-identity", &router.identity()])
-        .spawn(std::process::Stdio::null(), std::process::Stdio::null());
+        .spawn(Stdio::null(), Stdio::null());
     // It is at it as soon as the first packet comes.
     silent.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
     silent.recv_from(&mut [0; 2_048]).expect("a first packet");

@@ -95,7 +95,7 @@ fn a_revoked_token_ends_the_sessions_that_it_admitted() {
     let revoked = client.started(&with_token(&client, &router, target.addr(), &one).exits(0));
     let run = client.pin(&router, target.addr()).args(["--name", "stays"]);
     let stays = client.started(&run.env("CONDUIT_SECURITY_TOKEN", &other).succeeds());
-    router.command(&["token", "revoke", "one"]).succeeds().prints("1 sessions ended");
+    router.command(&["token", "revoke", "one"]).succeeds().prints("1 session ended");
     within(Duration::from_secs(1), "its session ends", || {
         (revoked.listed()?["state"] == "reconnecting").then_some(())
     });

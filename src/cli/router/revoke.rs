@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::admin::administer;
 use crate::cli::context::Context;
+use crate::cli::output::counted;
 use crate::cli::report::warn;
 use crate::fleet::{Failure, Kind};
 use crate::registry::Request;
@@ -38,7 +39,7 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<u8, Failure> {
     if context.quiet {
         return context.line(args.name.as_str()).map(|()| 0);
     }
-    context.line(&format!("  {}   revoked, {closed} sessions ended", args.name))?;
+    context.line(&format!("  {}   revoked, {} ended", args.name, counted(closed, "session")))?;
     if !answer.router_runs {
         warn("note: no router runs here: it is refused from the next start on");
     }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::admin::{administer, read};
 use crate::cli::context::Context;
-use crate::cli::output::{Table, or_dash};
+use crate::cli::output::{Table, counted, or_dash};
 use crate::cli::report::warn;
 use crate::fleet::Failure;
 use crate::registry::{IssuedToken, Request, TokenCreateParams, TokenStatus};
@@ -106,5 +106,7 @@ fn revoke(token: &str, context: &Context) -> Result<u8, Failure> {
         return context.line(&revoked.id).map(|()| 0);
     }
     let closed = document["sessions_closed"].as_u64().unwrap_or(0);
-    context.line(&format!("  {}   revoked, {closed} sessions ended", revoked.name)).map(|()| 0)
+    context
+        .line(&format!("  {}   revoked, {} ended", revoked.name, counted(closed, "session")))
+        .map(|()| 0)
 }
