@@ -23,7 +23,7 @@ pub(super) struct TunnelArgs {
     /// The router listens, and this machine dials the source: publishes a service from behind a NAT
     #[arg(long, conflicts_with = "local")]
     reverse: bool,
-    /// What is carried
+    /// What is carried: tcp or udp
     #[arg(long, value_name = "PROTOCOL", default_value_t = Protocol::Tcp, value_parser = word::<Protocol>)]
     protocol: Protocol,
     /// Bind and source in one, as ssh -L takes them
@@ -44,10 +44,10 @@ pub(super) struct TunnelArgs {
     /// UDP: flows at one time [default: 16384]
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..=65_536))]
     max_flows: Option<u32>,
-    /// UDP: what becomes of packets larger than the path carries
+    /// UDP: how packets larger than the path carries go: fragment, stream, or drop
     #[arg(long, value_name = "WAY", default_value_t, value_parser = word::<Oversize>)]
     oversize: Oversize,
-    /// Tell the source who a visitor is, with a PROXY header: v1 or v2
+    /// Tell the source who a visitor is, with a PROXY header: off, v1 or v2
     #[arg(long, value_name = "VERSION", default_value_t, value_parser = word::<ProxyProtocol>)]
     proxy_protocol: ProxyProtocol,
     /// Take a PROXY header from front ends in this network; may be given again

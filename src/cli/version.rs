@@ -19,9 +19,10 @@ pub(super) fn run(context: &Context) -> Result<u8, Failure> {
     if context.quiet {
         return context.line(version).map(|()| 0);
     }
-    let commit = COMMIT.unwrap_or("unknown");
     context.line(&format!("conduit {version}"))?;
-    context.line(&format!("commit    {commit}"))?;
+    if let Some(commit) = COMMIT {
+        context.line(&format!("commit    {commit}"))?;
+    }
     context.line(&format!("target    {target}"))?;
     context.line(&format!("features  {}", FEATURES.join(" "))).map(|()| 0)
 }
@@ -33,5 +34,16 @@ const COMMIT: Option<&str> = option_env!("CONDUIT_COMMIT");
 const HANDOVER: Option<u32> = Some(crate::router::Heritage::FORMAT);
 #[cfg(not(unix))]
 const HANDOVER: Option<u32> = None;
-/// What this version can carry, over what.
-const FEATURES: [&str; 2] = ["tcp-forward", "quic"];
+/// What this version can do, for scripts that have to know.
+const FEATURES: &[&str] = &[
+    "tcp",
+    "udp",
+    "reverse",
+    "quic",
+    "tls",
+    "resume",
+    #[cfg(unix)]
+    "unix-sockets",
+    #[cfg(unix)]
+    "upgrade",
+];

@@ -181,7 +181,7 @@ pub(super) async fn keep(shared: Arc<Shared>, tasks: Tasks, first: (Established,
         line = publish(&shared, &tasks, &established);
         let connections = line.session.resume_streams(&tasks);
         shared.metrics.resumed.inc_by(connections as u64);
-        tracing::info!(connections, "taking up what was open");
+        tracing::info!(connections, "asking the router to go on with what was open");
         shared.link.note(None);
     }
 }

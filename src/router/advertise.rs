@@ -27,7 +27,8 @@ pub fn advertised(explicit: Option<&HostPort>, bind: SocketAddr) -> Advertised {
     ips.sort_by_key(|ip| (is_private(ip), ip.is_ipv6()));
     ips.dedup();
     ips.truncate(crate::identity::Ticket::MAX_ADDRESSES);
-    let all_private = ips.iter().all(is_private);
+    // Whoever listens on loopback only wants nobody from elsewhere.
+    let all_private = !bind.ip().is_loopback() && ips.iter().all(is_private);
     let addresses = ips.into_iter().map(|ip| HostPort { host: Host::Addr(ip), port: bind.port() });
     Advertised { addresses: addresses.collect(), all_private }
 }
@@ -72,10 +73,12 @@ mod tests {
 
     #[test]
     fn a_bound_address_is_the_only_one() {
-        let bind: SocketAddr = "127.0.0.1:7".parse().expect("an address");
-        assert_eq!(
-            advertised(None, bind),
-            Advertised { addresses: vec![bind.into()], all_private: true }
-        );
+        for (bind, all_private) in
+            [("10.0.0.1:7", true), ("192.0.2.1:7", false), ("127.0.0.1:7", false)]
+        {
+            let bind: SocketAddr = bind.parse().expect("an address");
+            let only = Advertised { addresses: vec![bind.into()], all_private };
+            assert_eq!(advertised(None, bind), only);
+        }
     }
 }

@@ -27,7 +27,8 @@ impl Upgrade {
         let refused = match &*self.lock() {
             Some(calls) => match calls.try_send(call) {
                 Ok(()) => return,
-                Err(refused) => (refused.into_inner(), "it is being upgraded"),
+                Err(mpsc::error::TrySendError::Full(call)) => (call, "it is being upgraded"),
+                Err(mpsc::error::TrySendError::Closed(call)) => (call, DRAINS),
             },
             None => (call, "this router is a part of a program: restart that"),
         };
@@ -41,11 +42,14 @@ impl Upgrade {
     }
 }
 
+/// Why nobody takes its place.
+const DRAINS: &str = "the router is draining";
+
 impl Running {
     /// Why another program must not go on now, if there is a reason.
     pub fn cannot_leave(&self) -> Option<&'static str> {
         if self.shared.accepting.is_cancelled() {
-            return Some("the router is draining");
+            return Some(DRAINS);
         }
         // The next program would know nothing of it.
         let bans = self.shared.sessions.has_bans();

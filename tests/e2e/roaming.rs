@@ -100,7 +100,11 @@ fn h52_a_copy_and_a_login_outlive_an_outage_of_forty_seconds() {
             println!("the copy is done after {:?}", up.elapsed());
         });
         assert!(std::fs::read(&copy).expect("the copy") == bytes, "the same bytes");
-        assert!(tunnel.log().contains("taking up what was open connections=2"), "{}", tunnel.log());
+        assert!(
+            tunnel.log().contains("asking the router to go on with what was open connections=2"),
+            "{}",
+            tunnel.log()
+        );
     });
 }
 

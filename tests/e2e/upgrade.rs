@@ -252,6 +252,25 @@ fn a_signal_in_the_midst_of_an_upgrade_ends_the_router() {
 
 /// What is cut off must not look complete, at neither end.
 #[test]
+fn a_router_that_drains_says_so_at_once_and_goes_on_draining() {
+    let world = World::new();
+    let target = Service::echo();
+    let (mut router, _client, tunnel) = world.tunnel_to(target.addr());
+    let mut stream = tunnel.connect();
+    stream.write_all(b"a").expect("a byte");
+    stream.read_exact(&mut [0]).expect("its echo");
+    router.signal(rustix::process::Signal::TERM);
+    let said = || router.home().conduit(&["status"]).ends().stdout;
+    eventually("it says so", || said().contains("1 connection may finish within"));
+    let refused = router.command(&["upgrade"]).exits(1).took_at_most(Duration::from_secs(5));
+    refused.says("the router is draining");
+    stream.write_all(b"b").expect("a byte");
+    stream.read_exact(&mut [0]).expect("its echo");
+    drop(stream);
+    assert_eq!(router.ends_within(Duration::from_secs(5)), Some(0));
+}
+
+#[test]
 fn a_stream_that_does_not_outlive_its_connection_is_reset_at_both_ends() {
     let world = World::new();
     let (ends, ended) = std::sync::mpsc::channel();

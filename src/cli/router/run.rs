@@ -23,7 +23,7 @@ use crate::tunnel::{Bind, BindAddr, CarrierChoice, HostPort, TunnelState};
 /// Options of `router` itself.
 #[derive(Debug, clap::Args)]
 pub(super) struct Options {
-    /// Where the router listens, UDP [default: 0.0.0.0:9999]
+    /// Where the router listens, UDP and TCP [default: 0.0.0.0:9999]
     #[arg(long, value_name = "ADDR:PORT")]
     bind: Option<BindAddr>,
     /// Where clients find the router: what tickets carry; remembered [default: this machine's addresses]

@@ -84,6 +84,8 @@ impl Started {
                 }
             }
         };
+        // From here on nobody takes its place.
+        drop(upgrades);
         if is_stopped {
             warn("draining; a second signal ends at once");
             tell_stopping();
