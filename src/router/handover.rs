@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use super::leavings::Leaving;
 use super::sessions::Returning;
+use super::visitor::Guest;
 use super::{Running, Shared, publish};
 use crate::ends::{self, Stream, adopt};
 use crate::relay::{Bequest, EndedBy, Faces, Transferred, pipe_after};
@@ -133,6 +134,7 @@ impl Running {
         let (udp, tcp) = ends::leave(udp)
             .and_then(|udp| Ok((udp, tcp.map(ends::leave).transpose()?)))
             .map_err(sockets)?;
+        let visitors = shared.guests().map_err(HandoverError::of("the visitors that wait"))?;
         let pasts = shared.pasts(flows).map_err(HandoverError::of("the open connections"))?;
         let handover = Handover {
             version: FORMAT,
@@ -143,6 +145,7 @@ impl Running {
             tcp,
             ports,
             pasts,
+            visitors,
         };
         let file = written(&handover).map_err(HandoverError::of("what it has"))?;
         shared.send_away().await;
@@ -174,6 +177,15 @@ impl Shared {
             leaving.breaks();
         }
         Ok(pasts)
+    }
+
+    /// Visitors whose clients are away. [UPG-8]
+    fn guests(&self) -> io::Result<Vec<handover::Visitor>> {
+        let guests = self.leavings.take_guests();
+        let left = guests.iter().map(Guest::left).collect();
+        // As above.
+        std::mem::forget(guests);
+        left
     }
 
     /// Tells every client to come back, spread over as much time as their handshakes need. [SES-33]
@@ -214,7 +226,7 @@ fn written(handover: &Handover) -> io::Result<u32> {
 
 /// Goes on with what the process before has left. What cannot be used is closed, and said. [UPG-5]
 pub(super) fn take_up(shared: &Arc<Shared>, tasks: &Tasks, heritage: Heritage) {
-    let Handover { from, ports, pasts, .. } = heritage.0;
+    let Handover { from, ports, pasts, visitors, .. } = heritage.0;
     for port in &ports {
         match publish::Socket::adopted(port) {
             Ok(socket) => shared.published.inherits(socket),
@@ -258,13 +270,23 @@ pub(super) fn take_up(shared: &Arc<Shared>, tasks: &Tasks, heritage: Heritage) {
             }
         });
     }
+    for left in &visitors {
+        match Guest::adopted(left) {
+            Ok(guest) => tasks.spawn("visitor taken up", guest.goes_on(Arc::clone(shared))),
+            Err(error) => {
+                lost += 1;
+                tracing::warn!(visitor = left.visitor, %error, "a visitor is lost");
+            }
+        }
+    }
     let published = Arc::clone(&shared.published);
     let patience = shared.settings.resume.max(PORT_PATIENCE);
     tasks.spawn_until_cancelled("ports expected", async move {
         tokio::time::sleep(patience).await;
         published.disinherit();
     });
-    tracing::info!(from, connections, flows, lost, ports = ports.len(), "taken over");
+    let (ports, visitors) = (ports.len(), visitors.len());
+    tracing::info!(from, connections, flows, visitors, lost, ports, "taken over");
 }
 
 /// A flow that waits for its client from here on. [UPG-7]

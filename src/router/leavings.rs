@@ -4,13 +4,17 @@
 use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use super::visitor::Guest;
 use crate::relay::{Entry, Halted, Live};
 #[cfg(unix)]
 use crate::{ends, relay::Faces, wire::handover};
 
-/// All of them.
+/// All of them, and visitors that wait.
 #[derive(Debug, Default)]
-pub(super) struct Leavings(Mutex<Vec<Leaving>>);
+pub(super) struct Leavings {
+    connections: Mutex<Vec<Leaving>>,
+    guests: Mutex<Vec<Guest>>,
+}
 
 /// One of them.
 #[derive(Debug)]
@@ -25,19 +29,30 @@ impl Leavings {
     /// Keeps one; `about` says what it is for, in logs.
     pub(super) fn keep(&self, halted: Box<Halted>, entry: &Entry, about: String) {
         if let Some(live) = entry.live() {
-            self.lock().push(Leaving { halted, live, about });
+            lock(&self.connections).push(Leaving { halted, live, about });
         }
     }
 
     /// Those that were kept.
     #[cfg(unix)]
     pub(super) fn take(&self) -> Vec<Leaving> {
-        std::mem::take(&mut *self.lock())
+        std::mem::take(&mut *lock(&self.connections))
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Leaving>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Keeps a visitor.
+    pub(super) fn keep_guest(&self, guest: Guest) {
+        lock(&self.guests).push(guest);
     }
+
+    /// Those that were kept.
+    #[cfg(unix)]
+    pub(super) fn take_guests(&self) -> Vec<Guest> {
+        std::mem::take(&mut *lock(&self.guests))
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(unix)]

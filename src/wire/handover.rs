@@ -22,6 +22,8 @@ pub struct Handover {
     pub ports: ::prost::alloc::vec::Vec<Port>,
     #[prost(message, repeated, tag = "8")]
     pub pasts: ::prost::alloc::vec::Vec<Past>,
+    #[prost(message, repeated, tag = "9")]
+    pub visitors: ::prost::alloc::vec::Vec<Visitor>,
 }
 /// The name in the registry.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -44,6 +46,28 @@ pub struct Port {
     pub bind: ::prost::alloc::string::String,
     #[prost(uint32, tag = "3")]
     pub socket: u32,
+}
+/// A visitor of a published port whose client is away.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Visitor {
+    #[prost(uint32, tag = "1")]
+    pub socket: u32,
+    #[prost(bool, tag = "2")]
+    pub is_unix: bool,
+    /// The address as it is listened on.
+    #[prost(string, tag = "3")]
+    pub bind: ::prost::alloc::string::String,
+    /// What the client is told of both.
+    #[prost(string, tag = "4")]
+    pub visitor: ::prost::alloc::string::String,
+    #[prost(string, tag = "5")]
+    pub visited: ::prost::alloc::string::String,
+    /// What has been read of it.
+    #[prost(bytes = "bytes", tag = "6")]
+    pub first: ::prost::bytes::Bytes,
+    /// Milliseconds for which it waits.
+    #[prost(uint64, tag = "7")]
+    pub patience_ms: u64,
 }
 /// A session whose connection is given up, and which the next one carries on.
 #[derive(Clone, PartialEq, ::prost::Message)]

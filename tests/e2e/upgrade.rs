@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::world::{
     Answerer, Client, Router, Service, Sshd, Tunnel, World, echo, ends_with_reset, eventually,
-    figure, free_port, noise, said_within, sha256_of, user_of,
+    figure, free_port, noise, said_within, sha256_of, user_of, within,
 };
 
 #[track_caller]
@@ -291,6 +291,36 @@ fn a_stream_that_does_not_outlive_its_connection_is_reset_at_both_ends() {
     let end = ended.recv_timeout(Duration::from_secs(10)).expect("an end");
     assert_eq!(end, Err(std::io::ErrorKind::ConnectionReset));
     assert!(ends_with_reset(&user));
+}
+
+/// [UPG-8]
+#[test]
+fn a_visitor_who_waits_for_a_client_that_is_away_waits_on() {
+    let world = World::new();
+    let target = Service::echo();
+    let router = world.router();
+    let client = world.client("C");
+    client.enrols(&router.invite(&[]));
+    let publish = client.publish(target.addr()).env("CONDUIT_PERFORMANCE_IDLE_TIMEOUT", "10s");
+    let tunnel = client.started(&publish.succeeds());
+    tunnel.signal(rustix::process::Signal::STOP);
+    let sessions = || router.status()["sessions"].as_array().map(Vec::len);
+    within(Duration::from_secs(20), "its session is lost", || {
+        (sessions() == Some(0)).then_some(())
+    });
+    let mut visitor = tunnel.connect();
+    visitor.write_all(b"is anybody there?").expect("sent");
+    eventually("it is accepted", || router.status()["active_streams"] == 1);
+    upgrades(&router);
+    eventually("it waits again", || router.status()["active_streams"] == 1);
+    // A second time, by a program that has not seen the client.
+    upgrades(&router);
+    tunnel.signal(rustix::process::Signal::CONT);
+    let mut answer = [0; 17];
+    visitor.set_read_timeout(Some(Duration::from_secs(20))).expect("a limit");
+    visitor.read_exact(&mut answer).expect("an answer");
+    assert_eq!(&answer, b"is anybody there?");
+    assert_eq!(target.connects(), 1, "it was connected once");
 }
 
 #[test]
