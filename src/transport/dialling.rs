@@ -1,5 +1,6 @@
 //! The client's end of a connection: which carrier it takes, and how it goes on from one to the other.
 
+use std::borrow::Cow;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -129,7 +130,7 @@ impl ClientEndpoint {
     }
 
     async fn reach_over_tls(
-        mut settings: Settings,
+        settings: Settings,
         remote: SocketAddr,
         keypair: &Keypair,
         pin: Identity,
@@ -139,10 +140,6 @@ impl ClientEndpoint {
         let reaching = async {
             let (alley, over_tls) = over_tls(&settings, remote, keypair, pin).await?;
             let route = Route::to(remote, &settings);
-            if settings.carrier == CarrierChoice::Auto && !route.loopback {
-                // TLS carries any size, which says nothing of UDP, where this connection may come to.
-                settings.max_packet = Some(settings.max_packet.unwrap_or(ANYWHERE).min(ANYWHERE));
-            }
             let payload = Packets::on(&route, settings.max_packet).most;
             let config = EndpointConfig::default();
             let endpoint = endpoint(config, None, remote, payload, alley)?;
@@ -179,7 +176,7 @@ impl ClientEndpoint {
         let crypto = Observing { inner: Arc::new(crypto), seen: Arc::clone(&seen) };
         let mut config = quinn::ClientConfig::new(Arc::new(crypto));
         let share = Arc::new(ShareCell::new(self.settings.priority));
-        let transport = self.settings.transport(&self.route, false, &share);
+        let transport = self.sending().transport(&self.route, false, &share);
         config.transport_config(Arc::new(transport));
         let failed = |reason: String| ConnectError::Failed { addr: remote, reason };
         let connecting = self
@@ -200,6 +197,18 @@ impl ClientEndpoint {
         })?;
         Connection::new(connection, seen, share)
             .ok_or_else(|| failed("the router showed no key".to_owned()))
+    }
+
+    /// How a connection that begins now is to send.
+    fn sending(&self) -> Cow<'_, Settings> {
+        let may_move = self.settings.carrier == CarrierChoice::Auto && !self.route.loopback;
+        if self.carrier() == Carrier::Quic || !may_move {
+            return Cow::Borrowed(&self.settings);
+        }
+        // TLS carries any size, which says nothing of UDP, where this connection may come to. The router's end finds out
+        // anew what the way carries when packets come from another address; this one, which moves, does not.
+        let most = self.settings.max_packet.unwrap_or(ANYWHERE).min(ANYWHERE);
+        Cow::Owned(Settings { max_packet: Some(most), ..self.settings.clone() })
     }
 
     /// What carries the packets.

@@ -52,6 +52,29 @@ async fn where_there_is_no_udp_tls_carries_the_tunnel_until_there_is() {
     assert!(tunnel.metrics().contains("conduit_carrier_changes_total 1"), "{}", tunnel.metrics());
 }
 
+/// What the router sends to a client that has come from TLS to UDP is as large as UDP carries.
+#[tokio::test]
+async fn packets_grow_after_a_connection_that_began_over_tls_has_come_to_udp() {
+    let (firewall, target) = (Firewall::new().await, Target::echo().await);
+    firewall.udp.becomes(|path| path.down = true);
+    let tunnel = firewall.tunnel(&target, CarrierChoice::Auto).await.expect("a tunnel over TLS");
+    let mut talk = Talk::with(&tunnel).await;
+    firewall.udp.becomes(|path| path.down = false);
+    within(Duration::from_secs(40), "QUIC", || tunnel.carrier() == Carrier::Quic).await;
+    let mut sizes = Vec::new();
+    for seed in 0..100 {
+        talk.echo(seed).await;
+        sizes.push(
+            firewall.stage.status().await["sessions"][0]["path"]["mtu"].as_u64().expect("a size"),
+        );
+        if sizes.last() > Some(&1_400) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("the router's packets stay small: {sizes:?}");
+}
+
 /// Who comes after does not wait for QUIC first, until QUIC was there again. [CAR-8]
 #[tokio::test]
 async fn a_network_without_udp_is_remembered_by_those_who_come_after() {

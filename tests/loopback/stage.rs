@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use conduit::client::{self, Access, RouterAddress, SocketSettings};
 use conduit::identity::Keypair;
 use conduit::policy::Permissions;
+use conduit::registry::{Call, Request};
 use conduit::store::{NewClient, Store};
 use conduit::tunnel::{
     Direction, HostPort, Identity, Name, Options, Protocol, TunnelId, TunnelSpec,
@@ -127,6 +128,14 @@ impl Stage {
         };
         change(&mut settings);
         client::start(settings).await.map(Tunnel)
+    }
+
+    /// What the router says of itself.
+    pub(crate) async fn status(&self) -> serde_json::Value {
+        let (reply, answer) = tokio::sync::oneshot::channel();
+        let call = Call { request: Request::Status { probe: false }, reply };
+        self.router.calls().send(call).await.expect("it runs");
+        answer.await.expect("an answer").expect("a status")
     }
 
     /// The database, for who wants to break it.
