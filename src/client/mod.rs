@@ -40,7 +40,7 @@ pub use networks::Networks;
 pub use once::{Once, once};
 pub(crate) use status::{drain_seconds, packets, path_status, refusals, version};
 
-use crate::ends::{DialSettings, ListenError, Listener, UdpPort};
+use crate::ends::{DialSettings, ListenError, Listener, Outage, UdpPort};
 use crate::registry::Call;
 use crate::session::Event;
 use crate::task::Tasks;
@@ -108,6 +108,8 @@ struct Shared {
     table: relay::Table,
     link: Link,
     last_outcome: LastOutcome,
+    /// Of the listeners.
+    outages: Mutex<Vec<Arc<Outage>>>,
     state: watch::Sender<TunnelState>,
     ended: watch::Sender<Option<End>>,
     metrics: status::Metrics,
@@ -154,6 +156,7 @@ pub async fn start(settings: Settings) -> Result<Running, StartError> {
     let shared = Arc::new(Shared {
         link: Link::new(),
         last_outcome: LastOutcome::default(),
+        outages: Mutex::default(),
         table: relay::Table::default(),
         state,
         ended: watch::channel(None).0,
@@ -323,7 +326,17 @@ impl Shared {
 
     /// Why the last connection was not served, or the last packet.
     fn not_served(&self) -> Option<String> {
-        self.last_outcome.failure().or_else(|| self.not_answered())
+        let failed = self.last_outcome.failure().or_else(|| self.not_accepted());
+        failed.or_else(|| self.not_answered())
+    }
+
+    /// Why users wait at the listeners, if they do.
+    fn not_accepted(&self) -> Option<String> {
+        let outages = self.outages.lock().unwrap_or_else(PoisonError::into_inner);
+        let reason = outages.iter().find_map(|outage| outage.reason())?;
+        Some(format!(
+            "users wait to be accepted: {reason}; a higher limit of open files (ulimit -n) mends it"
+        ))
     }
 
     /// Why the last packet found nobody. Whether a service is there again shows in what comes from it.

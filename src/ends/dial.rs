@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::race::{interleave, race};
 use super::socket::tune;
-use super::{Stream, UdpPort};
+use super::{Stream, UdpPort, files};
 use crate::policy::{Decision, Denial};
 use crate::tunnel::{Host, HostPort, Target, UnixPath};
 use crate::wire::Code;
@@ -143,6 +143,7 @@ pub async fn dial_udp(
     let mut errors = Vec::new();
     for addr in resolve(target, decide, settings).await? {
         match UdpPort::connect(addr) {
+            Ok(port) if files::are_scarce(&port) => errors.push(files::scarce()),
             Ok(port) => return Ok(port),
             Err(error) => errors.push(error),
         }
@@ -244,6 +245,9 @@ fn allowed(
 
 async fn connect(addr: SocketAddr, settings: &DialSettings) -> io::Result<TcpStream> {
     let stream = TcpStream::connect(addr).await?;
+    if files::are_scarce(&stream) {
+        return Err(files::scarce());
+    }
     // The system may pick the dialled port as the local one, on loopback, and connect the socket to itself.
     if stream.local_addr()? == stream.peer_addr()? {
         return Err(io::ErrorKind::ConnectionRefused.into());

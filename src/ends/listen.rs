@@ -5,14 +5,14 @@ use std::io;
 use std::net::{Ipv6Addr, SocketAddr};
 #[cfg(unix)]
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
 use tokio::time::Instant;
 
-use super::{Peer, Stream, canonical};
+use super::{Peer, Stream, canonical, files};
 use crate::tunnel::Bind;
 
 #[cfg(unix)]
@@ -23,7 +23,9 @@ mod unix;
 pub struct Listener {
     socket: Listening,
     local: Bind,
-    outage: Outage,
+    outage: Arc<Outage>,
+    /// A user who waits for files.
+    held: Mutex<Option<(Stream, Peer)>>,
 }
 
 #[derive(Debug)]
@@ -90,7 +92,7 @@ impl Listener {
     /// Has to be called within a tokio runtime.
     pub fn bind(bind: &Bind, backlog: u32) -> Result<Self, ListenError> {
         let (socket, local) = Listening::bind(bind, backlog)?;
-        Ok(Self { socket, local, outage: Outage::default() })
+        Ok(Self { socket, local, outage: Arc::default(), held: Mutex::default() })
     }
 
     /// A socket that listens already, of an earlier program or of the service manager. Has to be called within a tokio
@@ -99,7 +101,8 @@ impl Listener {
         socket.set_nonblocking(true)?;
         let socket = TcpListener::from_std(socket)?;
         let local = socket.local_addr()?.into();
-        Ok(Self { socket: Listening::Tcp(socket), local, outage: Outage::default() })
+        let (outage, held) = (Arc::default(), Mutex::default());
+        Ok(Self { socket: Listening::Tcp(socket), local, outage, held })
     }
 
     /// Where it listens, with the real port.
@@ -107,11 +110,34 @@ impl Listener {
         self.local.clone()
     }
 
+    /// Whether users wait because they cannot be accepted, as long as it listens.
+    pub fn outage(&self) -> Arc<Outage> {
+        Arc::clone(&self.outage)
+    }
+
     /// The next user, and who it is.
     ///
     /// Never fails: without free descriptors or memory it tries again, at most 50 times a second. Cancel-safe.
     pub async fn accept(&self) -> (Stream, Peer) {
-        persevere(&self.outage, &self.local, || self.socket.accept()).await
+        persevere(&self.outage, &self.local, || self.next()).await
+    }
+
+    /// Whoever would take one of the last files waits, and those behind it. Cancel-safe.
+    async fn next(&self) -> io::Result<(Stream, Peer)> {
+        let held = self.held().take();
+        let accepted = match held {
+            Some(held) => held,
+            None => self.socket.accept().await?,
+        };
+        if files::are_scarce(&accepted.0) {
+            *self.held() = Some(accepted);
+            return Err(files::scarce());
+        }
+        Ok(accepted)
+    }
+
+    fn held(&self) -> MutexGuard<'_, Option<(Stream, Peer)>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -180,21 +206,31 @@ fn tcp(addr: SocketAddr, backlog: u32) -> io::Result<Socket> {
 /// Since when accepting fails, so that an outage is one line in the log and not thousands: while files are short, one
 /// becomes free now and then, and is taken at once.
 #[derive(Debug, Default)]
-struct Outage(Mutex<Option<Instant>>);
+pub struct Outage(Mutex<Option<Failed>>);
+
+/// When accepting failed for the last time, and why.
+type Failed = (Instant, String);
 
 impl Outage {
+    /// Why users wait now, if they do.
+    pub fn reason(&self) -> Option<String> {
+        let last = self.last();
+        let (at, why) = last.as_ref()?;
+        (at.elapsed() <= RECOVERED).then(|| why.clone())
+    }
+
     /// Something failed: whether an outage begins with it.
-    fn begins(&self) -> bool {
-        self.last().replace(Instant::now()).is_none()
+    fn begins(&self, error: &io::Error) -> bool {
+        self.last().replace((Instant::now(), error.to_string())).is_none()
     }
 
     /// Something did not: whether an outage has ended, because nothing has failed for a while.
     fn ends(&self) -> bool {
         let mut last = self.last();
-        last.take_if(|last| last.elapsed() > RECOVERED).is_some()
+        last.take_if(|(at, _)| at.elapsed() > RECOVERED).is_some()
     }
 
-    fn last(&self) -> MutexGuard<'_, Option<Instant>> {
+    fn last(&self) -> MutexGuard<'_, Option<Failed>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -215,7 +251,7 @@ async fn persevere<T, F: Future<Output = io::Result<T>>>(
             // Each of these is one user who gave up: the next one may be waiting.
             Err(error) if is_about_one_connection(&error) => {}
             Err(error) => {
-                if outage.begins() {
+                if outage.begins(&error) {
                     tracing::warn!(%local, %error, "cannot accept connections, trying again");
                 }
                 tokio::time::sleep(ACCEPT_PAUSE).await;

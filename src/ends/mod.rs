@@ -6,6 +6,7 @@
 //! Implements the sections "Dialling" and "Ends of a connection" of `proto-spec/streams.md`.
 
 mod dial;
+mod files;
 mod gather;
 mod icmp;
 #[cfg(unix)]
@@ -22,7 +23,7 @@ pub use dial::{Candidate, DialError, DialSettings, dial, dial_udp, resolve};
 pub use gather::let_packets_gather;
 #[cfg(unix)]
 pub use inherit::{adopt, leave, leave_open};
-pub use listen::{ListenError, Listener};
+pub use listen::{ListenError, Listener, Outage};
 pub use proxy::{
     HEADER_LIMIT, ProxyError, ProxyHeader, Transport, Visit, accept_header, header, parse_datagram,
     parse_header,

@@ -11,7 +11,6 @@ use bytes::{Buf, Bytes, BytesMut};
 pub(super) struct Queue {
     pub(super) chunks: VecDeque<Bytes>,
     bytes: usize,
-    block: BytesMut,
 }
 
 impl Queue {
@@ -19,7 +18,7 @@ impl Queue {
     pub(super) fn of(waiting: Bytes) -> Self {
         let bytes = waiting.len();
         let chunks = if waiting.is_empty() { VecDeque::new() } else { VecDeque::from([waiting]) };
-        Self { chunks, bytes, block: BytesMut::new() }
+        Self { chunks, bytes }
     }
 
     /// Bytes that wait.
@@ -64,38 +63,40 @@ impl Queue {
         }
     }
 
-    /// The socket stalls: gathers small chunks. Costs a copy, which nobody waits for.
+    /// The socket stalls: gathers small chunks. Costs a copy, which nobody waits for. What was gathered before and is small
+    /// still is copied again, into memory of its own: a part of a block would pin the whole.
     pub(super) fn gather(&mut self) {
         let mut gathered = VecDeque::with_capacity(1 + self.bytes / BLOCK);
+        let (mut small, mut length) = (Vec::new(), 0);
         for chunk in std::mem::take(&mut self.chunks) {
-            if chunk.len() >= BLOCK / 2 {
-                self.flush(&mut gathered);
+            let is_small = chunk.len() < BLOCK / 2;
+            if !is_small || length + chunk.len() > BLOCK {
+                gathered.extend(joined(&mut small, &mut length));
+            }
+            if is_small {
+                length += chunk.len();
+                small.push(chunk);
+            } else {
                 gathered.push_back(chunk);
-                continue;
             }
-            if self.block.capacity() - self.block.len() < chunk.len() {
-                self.flush(&mut gathered);
-                self.block = BytesMut::with_capacity(BLOCK);
-            }
-            self.block.extend_from_slice(&chunk);
         }
-        self.flush(&mut gathered);
+        gathered.extend(joined(&mut small, &mut length));
         self.chunks = gathered;
-    }
-
-    fn flush(&mut self, into: &mut VecDeque<Bytes>) {
-        if !self.block.is_empty() {
-            into.push_back(self.block.split().freeze());
-        }
     }
 
     /// Nothing waits and nothing is under way: holds no memory.
     pub(super) fn rest(&mut self) {
-        self.block = BytesMut::new();
         if self.chunks.capacity() > SPARE {
             self.chunks = VecDeque::new();
         }
     }
+}
+
+/// All of them in one, which takes as much memory as they are long, together `length` bytes.
+fn joined(chunks: &mut Vec<Bytes>, length: &mut usize) -> Option<Bytes> {
+    let mut block = BytesMut::with_capacity(std::mem::take(length));
+    chunks.drain(..).for_each(|chunk| block.extend_from_slice(&chunk));
+    (!block.is_empty()).then(|| block.freeze())
 }
 
 /// Big enough that the rest of it is no waste, small enough for a slow reader.

@@ -1,6 +1,7 @@
 //! Serves one client: declarations, streams and flows.
 
 use std::collections::HashMap;
+use std::pin::Pin;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
@@ -156,25 +157,31 @@ impl Declaration {
 fn stream(client: Arc<Client>, knock: Knock) -> impl Future<Output = ()> {
     // What comes before the copying is boxed, and so gone when it is over: a task keeps the size of its largest step as
     // long as it lives, and a connection that is idle should cost little.
-    let connecting = Box::pin(answer(Arc::clone(&client), knock));
+    let reading = Box::pin(header(Arc::clone(&client), knock));
     async move {
+        let Some(connecting) = reading.await else { return };
         if let Some(mut connected) = connecting.await {
             connected.copied(&client).await;
         }
     }
 }
 
-/// Does what a stream is for; `Some` when bytes are to be copied as long as there are any.
-async fn answer(client: Arc<Client>, knock: Knock) -> Option<Connected> {
+/// What is done when the header is there; thousands of streams may be without one.
+type Answering = Pin<Box<dyn Future<Output = Option<Connected>> + Send>>;
+
+async fn header(client: Arc<Client>, knock: Knock) -> Option<Answering> {
     let limit = client.shared.settings.session.message_timeout;
-    let incoming = match knock.header(limit).await {
-        Ok(Some(incoming)) => incoming,
-        Ok(None) => return None,
+    match knock.header(limit).await {
+        Ok(incoming) => incoming.map(|incoming| Box::pin(answer(client, incoming)) as Answering),
         Err(error) => {
             tracing::debug!(client = %client.name, %error, "stream dropped");
-            return None;
+            None
         }
-    };
+    }
+}
+
+/// Does what a stream is for; `Some` when bytes are to be copied as long as there are any.
+async fn answer(client: Arc<Client>, incoming: Incoming) -> Option<Connected> {
     match StreamClass::try_from(incoming.header.class) {
         Ok(StreamClass::Connect) => return connect(&client, incoming).await,
         Ok(StreamClass::Probe) => probe(&client, incoming).await,

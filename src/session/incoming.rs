@@ -99,7 +99,8 @@ impl Knock {
         let header = match read {
             Ok(Ok(header)) if header.class == i32::from(StreamClass::Resume) => {
                 let Self { send, session, seat, .. } = self;
-                resume::answer(session, seat, send, frames, &header).await;
+                // Few come again, and those that wait for a header need not have room for this.
+                Box::pin(resume::answer(session, seat, send, frames, &header)).await;
                 return Ok(None);
             }
             Ok(Ok(header)) => open_account(&self.session, header),

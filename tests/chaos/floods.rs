@@ -217,7 +217,7 @@ fn opened(router: &Router, floods: &Floods) {
 
 /// H45: users who send for as long as anybody takes it, and never read.
 fn stalled(streams: Vec<TcpStream>, floods: &Floods) {
-    let bytes = vec![7; 64 << 10];
+    let (bytes, begun) = (vec![7; 64 << 10], Instant::now());
     for stream in &streams {
         stream.set_nonblocking(true).expect("it does not block");
     }
@@ -225,7 +225,13 @@ fn stalled(streams: Vec<TcpStream>, floods: &Floods) {
         for mut stream in &streams {
             match stream.write(&bytes) {
                 Ok(count) => drop(floods.stalled.fetch_add(count as u64, Ordering::Relaxed)),
-                Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock, "{error}"),
+                Err(error) => assert_eq!(
+                    error.kind(),
+                    ErrorKind::WouldBlock,
+                    "{error} after {:?} at {:?}",
+                    begun.elapsed(),
+                    stream.peer_addr()
+                ),
             }
         }
         thread::sleep(Duration::from_millis(1));

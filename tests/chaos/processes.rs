@@ -202,6 +202,12 @@ fn h72_without_files_nothing_spins_and_the_operator_is_answered() {
     // It says that it turned users away.
     assert!(["ready", "degraded"].iter().any(|state| listed[0]["state"] == *state), "{listed:?}");
     assert_eq!(router.status()["state"], "ready");
+    // A status asks twice at once, and more than one may look.
+    for _ in 0..5 {
+        let status = client.conduit(&["status", &tunnel.name]).ends();
+        assert!(status.stdout.contains("users wait to be accepted: Too many open files"), "{status}");
+        client.list(&["--connections"]);
+    }
     let lines = tunnel.log().matches("cannot accept connections").count();
     assert_eq!(lines, 1, "an outage is one line");
     drop(crowd);
