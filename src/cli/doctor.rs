@@ -3,6 +3,7 @@
 mod carriers;
 mod mapping;
 mod path;
+mod processes;
 
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
@@ -13,8 +14,6 @@ use super::context::{Context, signals, unless_interrupted};
 use super::output::{Table, milliseconds};
 use super::prepare::{Prepared, client_file, prepare};
 use super::reach::RouterArgs;
-use super::running::{Found, find};
-use super::status::health_of;
 use crate::client::{self, Once, Unreached};
 use crate::config::ClientConfig;
 use crate::ends::{self, DialSettings};
@@ -29,7 +28,7 @@ use crate::tunnel::{CarrierChoice, Direction, Protocol, Target, TunnelSpec};
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLES)]
 pub(super) struct Args {
-    /// Also ask the router to connect here; may be given again
+    /// Also ask the router to connect here, over TCP; may be given again
     #[arg(long, value_name = "HOST:PORT")]
     source: Vec<Target>,
     /// Also measure how much silence a NAT mapping outlives, up to 25 s; takes up to 30 s
@@ -130,8 +129,8 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<u8, Failure> {
     let examined = context.block_on(async {
         let mut signals = signals()?;
         unless_interrupted(&mut signals, async {
-            let runs_router = running(context, &mut report).await?;
-            if let Err((check, failure)) = beyond(args, context, runs_router, &mut report).await {
+            let is_router = processes::rows(&mut report, context).await?;
+            if let Err((check, failure)) = beyond(args, context, is_router, &mut report).await {
                 report.failed(check, &failure);
             }
             Ok(0)
@@ -169,24 +168,6 @@ fn disk(report: &mut Report, context: &Context) {
     }
 }
 
-/// How the tunnels are that run here, and the router; whether there is one.
-async fn running(context: &Context, report: &mut Report) -> Result<bool, Failure> {
-    let Found { tunnels, routers, .. } = find(context)?;
-    let runs_router = !routers.is_empty();
-    for health in health_of(routers.into_iter().chain(tunnels).collect()).await {
-        let check = format!("running {}", health.id);
-        match health.is_up {
-            true => report.ok(&check, health.detail),
-            false => {
-                let fix = format!("`conduit logs {}` shows what it has met", health.id);
-                let detail = format!("{}: {}", health.state, health.detail);
-                report.note(&check, Outcome::Failed, detail, Some(&fix));
-            }
-        }
-    }
-    Ok(runs_router)
-}
-
 /// What this machine gives a process.
 fn limits(report: &mut Report) {
     #[cfg(unix)]
@@ -211,12 +192,12 @@ fn limits(report: &mut Report) {
     }
 }
 
-/// Files, router, path and sources: what fails first ends it, because the rest depends on it. A host that only runs a
-/// router (`runs_router`) need not be a client.
+/// Files, router, path and sources: what fails first ends it, because the rest depends on it. A host that is a
+/// router (`is_router`) need not be a client.
 async fn beyond(
     args: &Args,
     context: &Context,
-    runs_router: bool,
+    is_router: bool,
     report: &mut Report,
 ) -> Result<(), (&'static str, Failure)> {
     let file = client_file(args.file.as_deref(), context).map_err(|error| ("settings", error))?;
@@ -226,13 +207,8 @@ async fn beyond(
     let read = file.map_or_else(|| "no file, defaults".to_owned(), |it| it.display().to_string());
     report.ok("settings", read);
     let (path, named) = (&loaded.config.private_key_path, loaded.config.private_key_named);
-    if runs_router && !named && !path.exists() {
-        report.note(
-            "key",
-            Outcome::Unknown,
-            "none: this host runs a router and is no client",
-            None,
-        );
+    if is_router && !named && !path.exists() {
+        report.note("key", Outcome::Unknown, "none: this host is a router and no client", None);
         return Ok(());
     }
     key(&loaded.config, context).map_err(|error| ("key", error))?;
@@ -273,6 +249,11 @@ fn key(config: &ClientConfig, context: &Context) -> Result<(), Failure> {
 
 /// Whether the sources of forward TCP tunnels answer the router, and those of reverse ones this machine.
 async fn sources(args: &Args, prepared: &Prepared, report: &mut Report) -> Result<(), Failure> {
+    let silent = prepared.config.tunnels.iter().filter(|spec| spec.protocol == Protocol::Udp);
+    for target in silent.flat_map(|spec| spec.source.each().take(PORTS_OF_A_ROW)) {
+        let unknown = "not looked at: what takes UDP need not answer";
+        report.note(&format!("source {target}"), Outcome::Unknown, unknown, None);
+    }
     let of = |direction| {
         let tunnels = prepared.config.tunnels.iter();
         let meant =

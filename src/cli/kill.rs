@@ -45,7 +45,7 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<u8, Failure> {
         let found = args.tunnel.iter().map(|name| {
             living(registry.as_ref(), name).map_err(|failure| damaged_or(failure, name, context))
         });
-        found.collect::<Result<Vec<_>, _>>()?
+        found.collect::<Result<Vec<_>, _>>().map_err(|failure| none_of(args, failure))?
     };
     let out_of_reach = || if args.all { report_damaged(context) } else { Ok(0) };
     let Some(registry) = registry.filter(|_| !records.is_empty()) else {
@@ -68,6 +68,14 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<u8, Failure> {
     })?;
     let code = show(&ended, drain, context)?;
     Ok(code.max(out_of_reach()?))
+}
+
+/// One of several is not there: the others are left alone.
+fn none_of(args: &Args, failure: Failure) -> Failure {
+    if args.tunnel.len() < 2 {
+        return failure;
+    }
+    Failure { message: format!("{failure}; nothing was ended"), ..failure }
 }
 
 /// Says what is waited for when it takes long.

@@ -138,7 +138,7 @@ async fn ask(records: Vec<Record>) -> Vec<Answer> {
 }
 
 /// What was up, ended without being asked to, and did not come back.
-fn crashed(found: &Found) -> Vec<Record> {
+pub(super) fn crashed(found: &Found) -> Vec<Record> {
     let living = found.tunnels.iter().chain(&found.routers);
     let living: HashSet<&Name> = living.map(|record| &record.name).collect();
     let mut seen = HashSet::new();

@@ -6,7 +6,7 @@ use super::context::{Context, signals, unless_interrupted};
 use super::running::find;
 use super::status::{Health, health_of};
 use crate::fleet::{Failure, Kind, exit};
-use crate::registry::{Record, Registry};
+use crate::registry::{Entry, Record, Registry};
 use crate::tunnel::TunnelState;
 
 /// Options of `wait`.
@@ -75,10 +75,14 @@ async fn look(args: &Args, context: &Context) -> Result<Outlook, Failure> {
         if found.tunnels.iter().any(|record| record.is_called(name)) {
             continue;
         }
-        if let Some(failed) = failed(context.existing_registry()?.as_ref(), name) {
+        let registry = context.existing_registry()?;
+        if let Some(failed) = failed(registry.as_ref(), name) {
             return Err(failed);
         }
-        missing.push(format!("nothing here is called {name}"));
+        missing.push(match registry.and_then(|registry| registry.find(name)) {
+            Some(Entry::Ended(record)) => format!("{} was stopped", record.tunnel_id),
+            _ => format!("nothing here is called {name}"),
+        });
     }
     if args.names.is_empty() && found.tunnels.is_empty() {
         missing.push("no router and no tunnel runs here".to_owned());
@@ -97,7 +101,7 @@ impl Outlook {
 /// What has failed will not become ready by waiting.
 fn failed(registry: Option<&Registry>, name: &str) -> Option<Failure> {
     let record = match registry?.find(name)? {
-        crate::registry::Entry::Ended(record) if record.status == TunnelState::Failed => record,
+        Entry::Ended(record) if record.status == TunnelState::Failed => record,
         _ => return None,
     };
     let why = record.last_error.as_deref().unwrap_or("it does not say why");

@@ -151,6 +151,15 @@ impl StartError {
             Self::Unreachable { reason } if reason.contains("proxy ") => {
                 "look at the proxy: is it there, does it know this user, and does it let CONNECT to that port through?"
             }
+            // One of the carriers alone was allowed.
+            Self::Unreachable { reason } if reason.contains("TCP") && !reason.contains("UDP") => {
+                "is the router running, does it listen on TCP, and is its TCP port open in every firewall on the way? \
+                 With --carrier auto UDP is tried too"
+            }
+            Self::Unreachable { reason } if reason.contains("UDP") && !reason.contains("TCP") => {
+                "is the router running, is its UDP port open in every firewall on the way, and is the port right? \
+                 With --carrier auto TLS over TCP is tried too"
+            }
             Self::Unreachable { .. } => {
                 "is the router running, is its UDP port open in every firewall on the way, and is the port right?"
             }

@@ -181,7 +181,9 @@ pub(super) async fn keep(shared: Arc<Shared>, tasks: Tasks, first: (Established,
         line = publish(&shared, &tasks, &established);
         let connections = line.session.resume_streams(&tasks);
         shared.metrics.resumed.inc_by(connections as u64);
-        tracing::info!(connections, "asking the router to go on with what was open");
+        if connections > 0 {
+            tracing::info!(connections, "asking the router to go on with what was open");
+        }
         shared.link.note(None);
     }
 }
@@ -269,6 +271,9 @@ fn hear(shared: &Arc<Shared>, tasks: &Tasks, line: &Line, event: Event) -> Optio
     match event {
         Event::GoAway(leave) => {
             tracing::info!(reason = leave.message, "the router is about to leave");
+            if !leave.reconnect_now {
+                shared.link.note(Some("the router is about to stop".to_owned()));
+            }
             return leave.reconnect_now.then(|| Ending::Lost {
                 reason: leave.message,
                 spread: Duration::from_millis(leave.spread_ms.into()).min(LONGEST_SPREAD),

@@ -79,7 +79,8 @@ impl Shared {
             self.link.heard.doubts(session.connection().activity().heard);
         }
         let mut state = *self.state.borrow();
-        let suffers = self.not_served().is_some() || unanswered.is_some();
+        // While there is a session, its router says what is wrong with it.
+        let suffers = self.last_error().is_some() || unanswered.is_some();
         if state == TunnelState::Ready && suffers {
             state = TunnelState::Degraded;
         }

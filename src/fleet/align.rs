@@ -12,9 +12,9 @@ use super::failure::{Failure, Kind};
 use super::host::DRAIN;
 use super::launch::{Launch, Ready};
 use super::spawn::spawn;
-use super::stop::{ANSWER, Ending, stop};
+use super::stop::{ANSWER, Ending, gone, stop};
 use crate::registry::{self, ClaimError, Entry, Record, Registry, Request, ask};
-use crate::tunnel::Name;
+use crate::tunnel::{Name, TunnelState};
 
 /// What `up` did about one tunnel.
 #[derive(Clone, Debug)]
@@ -58,6 +58,13 @@ async fn bring_one_up(registry: &Registry, launch: &Launch) -> Result<Outcome, F
     let Some(Entry::Live(record)) = registry.find(launch.spec.name.as_str()) else {
         return Ok(Outcome::Started(spawn(launch).await?.ready));
     };
+    if record.status == TunnelState::Draining {
+        // It is about to be gone, and what is asked for is one that stays.
+        if !gone(registry, &record, DRAIN + GRACE).await {
+            return Err(ClaimError::Running { record: Box::new(record) }.into());
+        }
+        return Ok(Outcome::Started(spawn(launch).await?.ready));
+    }
     if record.config_hash == launch.hash() && record.config_file == launch.config_file {
         let answer = ask(&record, &Request::Version, ANSWER).await;
         let supervisor = supervisor_of(registry, &record);

@@ -179,7 +179,10 @@ impl Host {
         let outcome = match ended {
             client::End::Stopped { forced } => {
                 info!(tunnel = %id, forced, "stopped");
-                Ok(forced.then(|| CUT_OFF.to_owned()))
+                // One that ends in order lets go of the leash, too, and waits.
+                let is_abandoned = leash.is_cancelled() && self.record().supervisor != parent();
+                let left = is_abandoned.then(|| ABANDONED.to_owned());
+                Ok(forced.then(|| CUT_OFF.to_owned()).or(left))
             }
             client::End::Failed(reason) => {
                 error!(tunnel = %id, %reason, "failed");
@@ -303,9 +306,11 @@ pub const DRAIN: Duration = Duration::from_secs(30);
 /// What the reason of a tunnel starts with that never was ready: its failure was reported to whoever started it.
 pub const NEVER_READY: &str = "not started: ";
 /// What the record says of a tunnel whose connections did not finish in the time that they had.
-pub(super) const CUT_OFF: &str = "open connections were cut off";
+pub const CUT_OFF: &str = "open connections were cut off";
 /// What the record says when a part has panicked: stderr, which is the log, has where.
 pub const BROKEN: &str = "a part of the process has failed, which its log shows";
+/// What it says of a tunnel that ended because whoever kept it running was gone.
+const ABANDONED: &str = "the process that kept it running is gone";
 /// For the control socket's last answers.
 const FAREWELL: Duration = Duration::from_secs(2);
 /// Questions under way; more wait in their sockets.

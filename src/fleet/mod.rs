@@ -21,7 +21,7 @@ mod tuning;
 pub use align::{Outcome, bring_down, bring_up, end_supervisor, has_started, no_longer_declared};
 pub use child::run_child;
 pub use failure::{Failure, Kind, exit};
-pub use host::{BROKEN, Claimed, DRAIN, Host, NEVER_READY, serve_control};
+pub use host::{BROKEN, CUT_OFF, Claimed, DRAIN, Host, NEVER_READY, serve_control};
 pub use launch::{Launch, Output, Pin, Ready};
 #[cfg(unix)]
 pub use manager::tell_upgrading;

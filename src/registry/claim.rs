@@ -185,6 +185,9 @@ fn runs(record: &Record) -> String {
     let on = record.config.bind.as_ref().map(|bind| format!(", on {bind}")).unwrap_or_default();
     let Record { name, pid, kind, .. } = record;
     match kind {
+        Kind::Tunnel if record.status == TunnelState::Draining => format!(
+            "{name} is ending (pid {pid}{on}) and waits for open connections: `conduit kill --force --tunnel {name}` cuts them off"
+        ),
         Kind::Tunnel => format!(
             "{name} runs already (pid {pid}{on}): end it with `conduit kill`, or choose another name"
         ),

@@ -86,6 +86,12 @@ fn doctor_looks_at_what_runs_and_asks_no_router_host_to_be_a_client() {
     let lost = client.conduit(&["doctor", "-o", "json"]).exits(1);
     assert_eq!(row(&lost, &format!("running {}-", tunnel.name)), "failed");
 
+    tunnel.dies();
+    let dead = client.conduit(&["doctor", "-o", "json"]).exits(1);
+    assert_eq!(row(&dead, &format!("ended {}-", tunnel.name)), "failed");
+    let host = router.home().conduit(&["doctor", "-o", "json"]).exits(1);
+    assert_eq!((&*row(&host, "ended router"), &*row(&host, "key")), ("failed", "unknown"));
+
     let nowhere = world.client("nobody");
     nowhere.conduit(&["doctor"]).exits(1).prints("key").prints("--join TICKET");
 }

@@ -1,7 +1,9 @@
 //! Many tunnels from one file: `up`, `down`, `up --foreground`.
 
-use std::net::SocketAddr;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::process::Stdio;
+use std::thread;
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -31,6 +33,37 @@ fn bind_of(client: &Client, name: &str) -> SocketAddr {
 
 fn pid_of(client: &Client, name: &str) -> Option<u64> {
     client.list(&[]).into_iter().find(|tunnel| tunnel["name"] == name)?["pid"].as_u64()
+}
+
+/// What drains is about to be gone, and is no tunnel that runs.
+#[test]
+fn up_starts_anew_what_is_ending() {
+    let world = World::new();
+    let (_router, client, target) = cast(&world);
+    let path = file(&world, &[("a", target.addr())]);
+    client.conduit(&["up", "-f", &path]).succeeds();
+    let mut open = TcpStream::connect(bind_of(&client, "a")).expect("a connection");
+    open.write_all(b"a").expect("a byte");
+    open.read_exact(&mut [0]).expect("its echo");
+    let before = pid_of(&client, "a");
+    let killing = client.conduit(&["kill", "--tunnel", "a", "--drain", "1m"]);
+    let mut killing = killing.spawn(Stdio::null(), Stdio::null());
+    let is_ending = || client.list(&[]).iter().any(|tunnel| tunnel["state"] == "draining");
+    eventually("it drains", is_ending);
+    let source = target.addr().to_string();
+    let same = ["start", "--source", &source, "--bind", "0", "--name", "a"];
+    client.conduit(&same).exits(1).says("is ending").says("--force");
+    thread::scope(|scope| {
+        let up = scope.spawn(|| client.conduit(&["up", "-f", &path]).succeeds().prints("started"));
+        // It waits for the one that goes.
+        thread::sleep(Duration::from_millis(500));
+        drop(open);
+        up.join().expect("up");
+    });
+    assert!(killing.wait().expect("a child").success());
+    assert_ne!(pid_of(&client, "a").expect("it runs"), before.expect("it ran"));
+    echo(&TcpStream::connect(bind_of(&client, "a")).expect("a connection"), b"anew")
+        .expect("bytes");
 }
 
 #[test]

@@ -77,6 +77,25 @@ fn what_is_waited_for_while_a_tunnel_drains_is_said_wherever_one_looks() {
 }
 
 #[test]
+fn a_router_that_drains_shows_at_its_clients_and_says_what_it_cut_off() {
+    let world = World::new();
+    let target = Service::echo();
+    let (router, client, tunnel) = world.publication_of(target.addr());
+    let mut visitor = tunnel.connect();
+    visitor.write_all(b"a").expect("a byte");
+    visitor.read_exact(&mut [0]).expect("its echo");
+    let killing = router.home().conduit(&["kill", "--tunnel", "router", "--drain", "3s"]);
+    let mut killing = killing.spawn(Stdio::piped(), Stdio::null());
+    eventually("visitors are refused", || TcpStream::connect(tunnel.bind).is_err());
+    let status = client.conduit(&["status", &tunnel.name]).exits(1);
+    status.prints("degraded").prints("the router is about to stop");
+    assert_eq!(ends(&mut killing, Duration::from_secs(10)), Some(69));
+    let mut said = String::new();
+    killing.stdout.take().expect("stdout").read_to_string(&mut said).expect("text");
+    assert!(said.contains("open connections were cut off"), "{said}");
+}
+
+#[test]
 fn a_second_ctrl_c_ends_a_drain_at_once() {
     let world = World::new();
     let target = Service::echo();

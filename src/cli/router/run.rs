@@ -89,6 +89,10 @@ async fn start(
     let control = claim.listen()?;
     let settings = settings(config, bind, &home, claim, keypair, store.clone(), &advertised)?;
     let before = heritage.before();
+    let wanted = config.bind.socket_addr();
+    if before.is_some() && wanted.port() != 0 && wanted != bind {
+        tracing::warn!(%bind, %wanted, "an upgrade keeps the sockets: the new [listen] bind takes a restart");
+    }
     let running = router::start(heritage.given_to(settings)).await?;
     Ok(Started { running, control, log, store, advertised, file, before })
 }

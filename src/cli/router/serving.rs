@@ -12,7 +12,7 @@ use super::succession::Succession;
 use crate::cli::context::Context;
 use crate::cli::report::warn;
 use crate::fleet::{
-    BROKEN, DRAIN, Failure, Kind, Signals, serve_control, tell_ready, tell_stopping,
+    BROKEN, CUT_OFF, DRAIN, Failure, Kind, Signals, serve_control, tell_ready, tell_stopping,
 };
 use crate::registry::{Claim, ControlListener, InviteParams};
 use crate::router::{Advertised, Running};
@@ -67,35 +67,39 @@ impl Started {
         }
         tell_ready(&tasks);
         let mut upgrades = running.upgrades();
-        let is_stopped = loop {
+        let ended = loop {
             tokio::select! {
-                _ = running.ended() => break false,
+                is_drained = running.ended() => break Some(is_drained),
                 () = running.broken() => {
                     tracing::error!(BROKEN);
                     running.shutdown(Duration::ZERO).await;
                     claim.end(TunnelState::Failed, Some(BROKEN.to_owned()))?;
                     return Err(Failure::new(Kind::System, "broken", BROKEN));
                 }
-                () = signals.next() => break true,
+                () = signals.next() => break None,
                 Some(call) = upgrades.recv() => {
                     if succession.asked(&running, &mut claim, &mut signals, call).await?.is_break() {
-                        break true;
+                        break None;
                     }
                 }
             }
         };
         // From here on nobody takes its place.
         drop(upgrades);
-        if is_stopped {
-            warn("draining; a second signal ends at once");
-            tell_stopping();
-            tokio::select! {
-                _ = running.shutdown(DRAIN) => {}
-                () = signals.next() => { running.shutdown(Duration::ZERO).await; }
+        let is_drained = match ended {
+            Some(is_drained) => is_drained,
+            None => {
+                warn("draining; a second signal ends at once");
+                tell_stopping();
+                tokio::select! {
+                    is_drained = running.shutdown(DRAIN) => is_drained,
+                    () = signals.next() => running.shutdown(Duration::ZERO).await,
+                }
             }
-        }
+        };
         tasks.shutdown(FAREWELL).await;
-        Ok(claim.end(TunnelState::Stopped, None)?)
+        let reason = (!is_drained).then(|| CUT_OFF.to_owned());
+        Ok(claim.end(TunnelState::Stopped, reason)?)
     }
 }
 

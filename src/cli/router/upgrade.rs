@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::cli::context::Context;
+use crate::cli::output::counted;
 use crate::cli::running::find;
 use crate::fleet::{Failure, Kind, exit};
 use crate::registry::{Record, Request, RouterStatus, ask};
@@ -50,8 +51,12 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<u8, Failure> {
             return context.line(after.id.as_str());
         }
         context.line(&format!(
-            "{} runs conduit {} (it was {}): pid {}, {} connections open, {took} ms",
-            after.id, after.version, before.version, after.pid, after.active_streams
+            "{} runs conduit {} (it was {}): pid {}, {} open, {took} ms",
+            after.id,
+            after.version,
+            before.version,
+            after.pid,
+            counted(after.active_streams, "connection")
         ))
     })?;
     Ok(0)
