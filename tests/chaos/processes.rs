@@ -205,10 +205,8 @@ fn h72_without_files_nothing_spins_and_the_operator_is_answered() {
     // A status asks twice at once, and more than one may look.
     for _ in 0..5 {
         let status = client.conduit(&["status", &tunnel.name]).ends();
-        assert!(
-            status.stdout.contains("users wait to be accepted: Too many open files"),
-            "{status}"
-        );
+        // At whichever end the last user met it.
+        assert!(status.stdout.contains("Too many open files"), "{status}");
         client.list(&["--connections"]);
     }
     let lines = tunnel.log().matches("cannot accept connections").count();
