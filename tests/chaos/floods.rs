@@ -13,7 +13,7 @@ use conduit::session::{self, Introduction, initiate};
 use conduit::task::Tasks;
 use conduit::transport::{self, ClientEndpoint};
 use conduit::tunnel::Identity;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::task::JoinSet;
 
 use crate::table::told;
@@ -220,6 +220,7 @@ fn stalled(streams: Vec<TcpStream>, floods: &Floods) {
     let (bytes, begun) = (vec![7; 64 << 10], Instant::now());
     for stream in &streams {
         stream.set_nonblocking(true).expect("it does not block");
+        spares_the_kernel(stream);
     }
     while floods.go_on() {
         for mut stream in &streams {
@@ -238,8 +239,14 @@ fn stalled(streams: Vec<TcpStream>, floods: &Floods) {
     }
 }
 
+/// A hundred of the largest buffers are about what the kernel has for all of TCP; then it resets who comes next.
+fn spares_the_kernel(stream: &TcpStream) {
+    SockRef::from(stream).set_send_buffer_size(64 << 10).expect("a small buffer");
+}
+
 /// Sends for as long as anybody takes it.
 fn pour(mut stream: TcpStream) {
+    spares_the_kernel(&stream);
     let bytes = vec![7; 64 << 10];
     while stream.write_all(&bytes).is_ok() {}
 }
