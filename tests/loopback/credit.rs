@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::raw::resident;
 use crate::stage::{Stage, Target, echo, noise, within};
-use crate::stranger::{Admitted, Stranger, frame};
+use crate::stranger::{Admitted, Stranger, frame, next};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_credit_of_streams_grows_with_use_beyond_ten_thousand() {
@@ -56,7 +56,7 @@ async fn a_peer_that_opens_all_its_streams_and_reads_nothing_costs_a_bounded_amo
     let (echoing, most) = (Target::echo().await, 1_000);
     let stage = Stage::with(|settings| settings.session.max_streams = most).await;
     let bystander = stage.tunnel_to(echoing.addr).await;
-    let Admitted { stranger, mut control, answers: _answers } = Stranger::admitted_at(&stage).await;
+    let Admitted { stranger, mut control, mut answers } = Stranger::admitted_at(&stage).await;
     let declare = Declare {
         version: VERSION,
         tunnel: 1,
@@ -65,6 +65,8 @@ async fn a_peer_that_opens_all_its_streams_and_reads_nothing_costs_a_bounded_amo
         ..Declare::default()
     };
     control.write_all(&frame(Message::Declare(declare))).await.expect("a declaration");
+    // Streams that overtake it are refused.
+    next(&mut answers, &mut BytesMut::new()).await.expect("declared");
     let before = resident();
     let mut held = Vec::new();
     // One is the control stream.
