@@ -56,8 +56,13 @@ async fn answer(shared: Arc<Shared>, flows: Flows, knock: Knock) -> Option<Conne
             return None;
         }
     };
+    // Boxed: thousands may wait for their headers, and need not have room for what comes after.
+    Box::pin(by_class(&shared, &flows, incoming)).await
+}
+
+async fn by_class(shared: &Arc<Shared>, flows: &Flows, incoming: Incoming) -> Option<Connected> {
     match StreamClass::try_from(incoming.header.class) {
-        Ok(StreamClass::Incoming) => return visitor(&shared, incoming).await,
+        Ok(StreamClass::Incoming) => return visitor(shared, incoming).await,
         Ok(StreamClass::Flow) => flows.spilled(incoming).await,
         _ => {
             let message = "a client does not know streams of this class";
@@ -205,4 +210,18 @@ fn preface(shared: &Shared, transport: Transport, visitor: &str, visited: &str) 
 
 fn note(shared: &Shared, target: &str, reason: &str) -> bool {
     shared.table.refuse(target, None, reason)
+}
+
+#[cfg(test)]
+mod tests {
+    fn size<A, B, C, F>(_: impl Fn(A, B, C) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// A peer may have 16,384 of them.
+    #[test]
+    fn a_stream_that_waits_for_its_header_takes_less_than_a_kibibyte() {
+        let size = size(super::answer);
+        assert!(size < 1_024, "{size} bytes");
+    }
 }

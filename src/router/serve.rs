@@ -1,7 +1,6 @@
 //! Serves one client: declarations, streams and flows.
 
 use std::collections::HashMap;
-use std::pin::Pin;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
@@ -157,34 +156,33 @@ impl Declaration {
 fn stream(client: Arc<Client>, knock: Knock) -> impl Future<Output = ()> {
     // What comes before the copying is boxed, and so gone when it is over: a task keeps the size of its largest step as
     // long as it lives, and a connection that is idle should cost little.
-    let reading = Box::pin(header(Arc::clone(&client), knock));
+    let connecting = Box::pin(answer(Arc::clone(&client), knock));
     async move {
-        let Some(connecting) = reading.await else { return };
         if let Some(mut connected) = connecting.await {
             connected.copied(&client).await;
         }
     }
 }
 
-/// What is done when the header is there; thousands of streams may be without one.
-type Answering = Pin<Box<dyn Future<Output = Option<Connected>> + Send>>;
-
-async fn header(client: Arc<Client>, knock: Knock) -> Option<Answering> {
+/// Does what a stream is for; `Some` when bytes are to be copied as long as there are any.
+async fn answer(client: Arc<Client>, knock: Knock) -> Option<Connected> {
     let limit = client.shared.settings.session.message_timeout;
-    match knock.header(limit).await {
-        Ok(incoming) => incoming.map(|incoming| Box::pin(answer(client, incoming)) as Answering),
+    let incoming = match knock.header(limit).await {
+        Ok(Some(incoming)) => incoming,
+        Ok(None) => return None,
         Err(error) => {
             tracing::debug!(client = %client.name, %error, "stream dropped");
-            None
+            return None;
         }
-    }
+    };
+    // Boxed: thousands may wait for their headers, and need not have room for what comes after.
+    Box::pin(by_class(&client, incoming)).await
 }
 
-/// Does what a stream is for; `Some` when bytes are to be copied as long as there are any.
-async fn answer(client: Arc<Client>, incoming: Incoming) -> Option<Connected> {
+async fn by_class(client: &Arc<Client>, incoming: Incoming) -> Option<Connected> {
     match StreamClass::try_from(incoming.header.class) {
-        Ok(StreamClass::Connect) => return connect(&client, incoming).await,
-        Ok(StreamClass::Probe) => probe(&client, incoming).await,
+        Ok(StreamClass::Connect) => return connect(client, incoming).await,
+        Ok(StreamClass::Probe) => probe(client, incoming).await,
         Ok(StreamClass::Flow) => client.flows.spilled(incoming).await,
         Ok(StreamClass::Incoming | StreamClass::Resume) | Err(_) => {
             let unknown = "this router does not know streams of this class";
@@ -229,3 +227,17 @@ const LONGEST_DELAY: Duration = Duration::from_secs(25);
 const MOST_LATER: usize = 8;
 /// Tunnels of one session.
 const MOST_TUNNELS: usize = 1_024;
+
+#[cfg(test)]
+mod tests {
+    fn size<A, B, F>(_: impl Fn(A, B) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// A peer may have 16,384 of them.
+    #[test]
+    fn a_stream_that_waits_for_its_header_takes_less_than_a_kibibyte() {
+        let size = size(super::answer);
+        assert!(size < 1_024, "{size} bytes");
+    }
+}
