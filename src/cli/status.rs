@@ -242,7 +242,16 @@ fn router_health(record: &Record, answer: Result<Value, CallError>) -> Health {
                     detail.push_str(&draining(status.active_streams, left));
                 }
                 let document = Report::Router(Box::new(status.clone()));
-                (status.state.is_serving(), state(status.state), detail, document)
+                let wrong = status.last_error.as_ref();
+                if let Some(wrong) = wrong {
+                    detail.push_str(&format!("; {wrong}"));
+                }
+                (
+                    status.state.is_serving() && wrong.is_none(),
+                    state(status.state),
+                    detail,
+                    document,
+                )
             }
             Err(error) => silent(error.to_string()),
         },

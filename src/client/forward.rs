@@ -1,6 +1,6 @@
 //! Forward TCP: a user's socket becomes a stream.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
@@ -23,7 +23,6 @@ struct Port {
 /// Accepts until no new connections are wanted; each gets a task.
 pub(super) async fn accept(shared: Arc<Shared>, tasks: Tasks, index: usize, listener: Listener) {
     let port = Arc::new(Port { tunnel: TUNNEL + index as u32, shared: Arc::clone(&shared) });
-    shared.outages.lock().unwrap_or_else(PoisonError::into_inner).push(listener.outage());
     loop {
         let (socket, peer) = tokio::select! {
             accepted = listener.accept() => accepted,

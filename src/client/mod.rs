@@ -109,7 +109,7 @@ struct Shared {
     link: Link,
     last_outcome: LastOutcome,
     /// Of the listeners.
-    outages: Mutex<Vec<Arc<Outage>>>,
+    outages: Vec<Arc<Outage>>,
     state: watch::Sender<TunnelState>,
     ended: watch::Sender<Option<End>>,
     metrics: status::Metrics,
@@ -156,7 +156,7 @@ pub async fn start(settings: Settings) -> Result<Running, StartError> {
     let shared = Arc::new(Shared {
         link: Link::new(),
         last_outcome: LastOutcome::default(),
-        outages: Mutex::default(),
+        outages: sockets.outages(),
         table: relay::Table::default(),
         state,
         ended: watch::channel(None).0,
@@ -207,6 +207,13 @@ impl Sockets {
         match self {
             Self::Tcp(listeners) => listeners.first().map(Listener::local_bind),
             Self::Udp(ports) => ports.first().map(|port| port.local_addr().into()),
+        }
+    }
+
+    fn outages(&self) -> Vec<Arc<Outage>> {
+        match self {
+            Self::Tcp(listeners) => listeners.iter().map(Listener::outage).collect(),
+            Self::Udp(_) => Vec::new(),
         }
     }
 
@@ -326,17 +333,9 @@ impl Shared {
 
     /// Why the last connection was not served, or the last packet.
     fn not_served(&self) -> Option<String> {
-        let failed = self.last_outcome.failure().or_else(|| self.not_accepted());
+        let failed = self.last_outcome.failure();
+        let failed = failed.or_else(|| self.outages.iter().find_map(|outage| outage.reason()));
         failed.or_else(|| self.not_answered())
-    }
-
-    /// Why users wait at the listeners, if they do.
-    fn not_accepted(&self) -> Option<String> {
-        let outages = self.outages.lock().unwrap_or_else(PoisonError::into_inner);
-        let reason = outages.iter().find_map(|outage| outage.reason())?;
-        Some(format!(
-            "users wait to be accepted: {reason}; a higher limit of open files (ulimit -n) mends it"
-        ))
     }
 
     /// Why the last packet found nobody. Whether a service is there again shows in what comes from it.

@@ -51,7 +51,6 @@ pub(super) struct Published {
 struct Listening {
     /// Ends it.
     stop: CancellationToken,
-    #[cfg_attr(not(unix), allow(dead_code, reason = "nothing is handed over there"))]
     socket: Weak<Socket>,
 }
 
@@ -154,6 +153,15 @@ impl Published {
             ports.push(socket.left()?);
         }
         Ok(ports)
+    }
+
+    /// That visitors wait somewhere, and why, if they do.
+    pub(super) fn outage(&self) -> Option<String> {
+        let listening = lock(&self.listening);
+        listening.values().find_map(|listening| match &*listening.socket.upgrade()? {
+            Socket::Tcp(listener) => listener.outage().reason(),
+            Socket::Udp(_) => None,
+        })
     }
 
     /// Nobody waits for the disk: a lease that is not written is lost with the router, and the port with it to whoever

@@ -86,7 +86,7 @@ impl Shared {
             packets: crate::client::packets(self.table.traffic()),
             published: self.published(),
             drain_seconds: crate::client::drain_seconds(&totals),
-            last_error: None,
+            last_error: self.published.outage(),
             refusals: crate::client::refusals(&self.table),
         }))
     }

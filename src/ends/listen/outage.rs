@@ -16,11 +16,13 @@ pub struct Outage(Mutex<Option<Failed>>);
 type Failed = (Instant, String);
 
 impl Outage {
-    /// Why users wait now, if they do.
+    /// That users wait now, and why, if they do.
     pub fn reason(&self) -> Option<String> {
         let last = self.last();
         let (at, why) = last.as_ref()?;
-        (at.elapsed() <= RECOVERED).then(|| why.clone())
+        (at.elapsed() <= RECOVERED).then(|| {
+            format!("users wait to be accepted: {why}; a higher limit of open files (ulimit -n) mends it")
+        })
     }
 
     /// Something failed: whether an outage begins with it.
@@ -105,7 +107,8 @@ mod tests {
         assert!(outage.ends() && !outage.ends(), "that is said once");
         let full = io::Error::from_raw_os_error(24);
         assert!(outage.begins(&full) && !outage.begins(&full), "and so is the next one");
-        assert_eq!(outage.reason(), Some(full.to_string()));
+        let reason = outage.reason().expect("users wait");
+        assert!(reason.contains(&full.to_string()), "{reason}");
         tokio::time::advance(RECOVERED * 2).await;
         assert_eq!(outage.reason(), None, "nobody waits any more");
     }
