@@ -122,13 +122,19 @@ pub async fn dial(
     decide: impl Fn(Candidate<'_>) -> Decision,
     settings: &DialSettings,
 ) -> Result<Stream, DialError> {
-    match target {
-        Target::Host(target) => dial_with(target, decide, settings, lookup).await.map(Stream::from),
+    let stream = match target {
+        Target::Host(target) => Stream::from(dial_with(target, decide, settings, lookup).await?),
         #[cfg(unix)]
-        Target::Unix(path) => unix::dial(path, decide, settings).await.map(Stream::from),
+        Target::Unix(path) => Stream::from(unix::dial(path, decide, settings).await?),
         #[cfg(not(unix))]
-        Target::Unix(_) => Err(DialError::new(target.clone(), settings, super::no_unix_sockets())),
+        Target::Unix(_) => {
+            return Err(DialError::new(target.clone(), settings, super::no_unix_sockets()));
+        }
+    };
+    if files::are_scarce(&stream) {
+        return Err(DialError::new(target.clone(), settings, files::scarce()));
     }
+    Ok(stream)
 }
 
 /// A UDP socket for packets to and from `target`: the first allowed address that there is a route to. [FLW-6]
@@ -245,9 +251,6 @@ fn allowed(
 
 async fn connect(addr: SocketAddr, settings: &DialSettings) -> io::Result<TcpStream> {
     let stream = TcpStream::connect(addr).await?;
-    if files::are_scarce(&stream) {
-        return Err(files::scarce());
-    }
     // The system may pick the dialled port as the local one, on loopback, and connect the socket to itself.
     if stream.local_addr()? == stream.peer_addr()? {
         return Err(io::ErrorKind::ConnectionRefused.into());

@@ -10,6 +10,7 @@ pub(super) fn are_scarce(opened: impl std::os::fd::AsFd) -> bool {
 
     use rustix::process::{Resource, getrlimit};
 
+    // Asked each time: somebody may change it (prlimit).
     let Some(limit) = getrlimit(Resource::Nofile).current else { return false };
     let is_last = |number: i32| u64::try_from(number).is_ok_and(|it| it + KEPT_FREE >= limit);
     // The system gives the lowest number that is free.
@@ -32,7 +33,7 @@ pub(super) fn scarce() -> io::Error {
     io::Error::other("too many open files")
 }
 
-/// Two calls of the control socket and one of each kind that looks at many, a socket of either carrier, and a file.
+/// For three commands that ask at once, two calls each, and a socket for either carrier.
 #[cfg(unix)]
 const KEPT_FREE: u64 = 8;
 
