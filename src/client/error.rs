@@ -284,6 +284,14 @@ mod tests {
         assert!(hint(&denied(Denial::NotListed.to_string())).contains("operator"));
         let revoked = StartError::TicketRefused { reason: REVOKED.to_owned() };
         assert!(hint(&revoked).contains("authorize") && !hint(&revoked).contains("invite"));
+        let unreachable =
+            |reason: &str| hint(&StartError::Unreachable { reason: reason.to_owned() });
+        let over_tls = unreachable("TLS over TCP to 192.0.2.1:9999: refused");
+        assert!(over_tls.contains("TCP port") && over_tls.contains("--carrier auto"), "{over_tls}");
+        let over_udp = unreachable("UDP to 192.0.2.1:9999 gets no reply");
+        assert!(over_udp.contains("UDP port") && over_udp.contains("--carrier auto"), "{over_udp}");
+        let both = unreachable("UDP gets no reply; TLS over TCP: refused");
+        assert!(!both.contains("--carrier"), "{both}");
         let refused = hint(&StartError::Refused { reason: String::new() });
         assert!(refused.contains("token_file") && refused.contains("CONDUIT_SECURITY_TOKEN"));
     }

@@ -139,6 +139,23 @@ mod tests {
         assert_eq!(contents(&queue), before);
     }
 
+    /// A part of a larger piece of memory would keep all of that.
+    #[test]
+    fn what_was_gathered_is_memory_of_its_own_however_often_it_is_gathered() {
+        let mut queue = queue(&[1_000; 30]);
+        for _ in 0..20 {
+            queue.gather();
+            for _ in 0..9 {
+                queue.chunks.push_back(Bytes::from(vec![7; 8_000]).slice(..3_000));
+                queue.appended(3_000);
+            }
+        }
+        queue.gather();
+        assert_eq!(contents(&queue).len(), 30_000 + 20 * 9 * 3_000);
+        assert!(queue.chunks.iter().all(Bytes::is_unique), "shared");
+        assert!(queue.chunks.len() <= 2 + 2 * queue.bytes() / BLOCK, "{}", queue.chunks.len());
+    }
+
     #[test]
     fn slices_stay_within_the_limit_and_advance_is_exact() {
         let mut queue = queue(&[10, 10, 10]);

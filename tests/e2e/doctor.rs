@@ -82,6 +82,11 @@ fn doctor_looks_at_what_runs_and_asks_no_router_host_to_be_a_client() {
     assert_eq!(row(&well, &format!("running {}-", tunnel.name)), "ok");
     let host = router.home().conduit(&["doctor", "-o", "json"]).succeeds();
     assert_eq!((&*row(&host, "running router"), &*row(&host, "key")), ("ok", "unknown"));
+    std::fs::write(router.home().path().join("router.toml"), "[listen]\nbint = 1\n")
+        .expect("a file");
+    let wrong = router.home().conduit(&["doctor", "-o", "json"]).exits(1);
+    assert_eq!(row(&wrong, "router's settings"), "failed");
+    std::fs::remove_file(router.home().path().join("router.toml")).expect("no file");
     router.dies();
     let lost = client.conduit(&["doctor", "-o", "json"]).exits(1);
     assert_eq!(row(&lost, &format!("running {}-", tunnel.name)), "failed");
@@ -116,6 +121,9 @@ fn doctor_fails_for_a_tunnel_that_asks_for_the_carrier_that_is_missing() {
     let file = file.to_str().expect("text");
     let doctor =
         ["doctor", "-f", file, "--router", &addr, "--router-identity", &identity, "-o", "json"];
+    declares("auto\"\nprotocol = \"udp");
+    let source = format!("source {}", target.addr());
+    assert_eq!(row(&client.conduit(&doctor).succeeds(), &source), "unknown");
     declares("auto");
     let without = client.conduit(&doctor).succeeds();
     assert_eq!(row(&without, "router over TCP"), "warning");

@@ -210,6 +210,27 @@ fn start_reads_the_settings_of_a_file_but_not_its_tunnels() {
     );
 }
 
+/// Tunnels end with the one who keeps them, and say whether that was in order.
+#[test]
+fn tunnels_say_that_their_supervisor_was_killed() {
+    let world = World::new();
+    let (_router, client, target) = cast(&world);
+    let path = file(&world, &[("a", target.addr()), ("b", target.addr())]);
+    for (signal, reason) in [
+        (Signal::TERM, serde_json::Value::Null),
+        (Signal::KILL, "the process that kept it running is gone".into()),
+    ] {
+        let mut supervisor = supervisor(&world, &client, &path);
+        let pid = pid_of(&client, "a");
+        kill(supervisor.id(), signal);
+        supervisor.wait().expect("a child");
+        within(Duration::from_secs(10), "both end", || client.list(&[]).is_empty().then_some(()));
+        let ended = client.list(&["--all"]);
+        let ended = ended.iter().find(|tunnel| tunnel["pid"].as_u64() == pid).expect("a record");
+        assert_eq!((&ended["state"], &ended["last_error"]), (&"stopped".into(), &reason));
+    }
+}
+
 /// `conduit up --foreground`, with both tunnels ready.
 fn supervisor(world: &World, client: &Client, path: &str) -> std::process::Child {
     let err = std::fs::File::create(world.path().join("up.err")).expect("a file");

@@ -39,6 +39,10 @@ fn wait_ended_returns_when_a_tunnel_is_gone_and_ready_fails_at_once_for_one_that
         client.conduit(&["kill", "--tunnel", &tunnel.name]).succeeds();
         waiting.join().expect("it has ended");
     });
+    let stopped = client.conduit(&["wait", &tunnel.name, "--timeout", "300ms"]).exits(69);
+    stopped.says("was stopped");
+    let both = client.conduit(&["kill", "--tunnel", &tunnel.name, "nobody"]).exits(1);
+    both.says("nothing was ended");
     let tunnel = client.starts("doomed", target.addr());
     tunnel.dies();
     let failed = client.conduit(&["wait", "doomed"]).exits(1);
