@@ -305,7 +305,7 @@ fn point(own: &std::path::Path, file: &std::path::Path) {
 pub const DRAIN: Duration = Duration::from_secs(30);
 /// What the reason of a tunnel starts with that never was ready: its failure was reported to whoever started it.
 pub const NEVER_READY: &str = "not started: ";
-/// What the record says of a tunnel whose connections did not finish in the time that they had.
+/// What the record says of a process whose connections did not finish in the time that they had.
 pub const CUT_OFF: &str = "open connections were cut off";
 /// What the record says when a part has panicked: stderr, which is the log, has where.
 pub const BROKEN: &str = "a part of the process has failed, which its log shows";
