@@ -9,7 +9,7 @@ use super::context::Context;
 use super::output::{Table, age, bytes, milliseconds, or_dash, seconds_since, state};
 use super::running::{ask_each, find};
 use crate::fleet::Failure;
-use crate::registry::{self, CallError, ConnectionStatus, Record, Request, TunnelStatus};
+use crate::registry::{self, CallError, ConnectionStatus, Depth, Record, Request, TunnelStatus};
 use crate::tunnel::{Direction, Protocol, TunnelState};
 
 /// Options of `list`.
@@ -40,7 +40,7 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<u8, Failure> {
         let connections = async {
             if args.connections { connections(records.clone()).await } else { Vec::new() }
         };
-        let status = Request::Status { probe: false };
+        let status = Request::Status(Depth::Known);
         let (answers, connections) = tokio::join!(ask_each(records.clone(), &status), connections);
         Ok((answers.into_iter().map(living).collect::<Vec<_>>(), connections))
     })?;

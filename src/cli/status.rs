@@ -14,7 +14,7 @@ use super::paths::Paths;
 use super::running::{Found, ask_each, find};
 use crate::fleet::{Failure, Kind, NEVER_READY, exit};
 use crate::registry::{
-    self, CallError, Probe, Record, Request, RouterStatus, TunnelStatus, ask_all,
+    self, CallError, Depth, Probe, Record, Request, RouterStatus, TunnelStatus, ask_all,
 };
 use crate::tunnel::{Bind, Name, Span, TunnelId, TunnelState};
 
@@ -24,6 +24,22 @@ pub(super) struct Args {
     /// Only this tunnel or router, by name or id
     #[arg(value_name = "NAME")]
     name: Option<String>,
+    #[command(flatten)]
+    look: Look,
+}
+
+/// How closely health is looked at.
+#[derive(Debug, clap::Args)]
+pub(super) struct Look {
+    /// Also connect to the source of each TCP tunnel, and hang up; takes up to 15 s
+    #[arg(long)]
+    dial_source: bool,
+}
+
+impl Look {
+    pub(super) fn depth(&self) -> Depth {
+        if self.dial_source { Depth::Source } else { Depth::Probe }
+    }
 }
 
 /// One thing that can be up or down.
@@ -32,6 +48,8 @@ pub(super) struct Health {
     pub(super) is_up: bool,
     pub(super) state: String,
     rtt: Option<f64>,
+    /// How long connecting to its sources took.
+    dial: Option<f64>,
     /// What it does, or why it is not up.
     pub(super) detail: String,
     document: Report,
@@ -48,14 +66,14 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<u8, Failure> {
     let crashed = crashed(&found);
     let mut records = found.routers;
     records.extend(found.tunnels);
-    let mut all = context.block_on(async { Ok(health_of(records).await) })?;
+    let mut all = context.block_on(async { Ok(health_of(records, args.look.depth()).await) })?;
     all.extend(crashed.iter().map(dead));
     if let (Some(name), true) = (&args.name, all.is_empty()) {
         let message = format!("nothing that runs is called {name}");
         return Err(Failure::new(Kind::Tunnel, "not_found", message)
             .with_hint("`conduit list --all` shows names and ids"));
     }
-    show(&all, context)?;
+    show(&all, args.look.depth(), context)?;
     Ok(if all.iter().all(|health| health.is_up) { 0 } else { exit::FAILURE })
 }
 
@@ -107,24 +125,24 @@ impl Report {
 
 type Answer = (Record, Result<Value, CallError>);
 
-/// How living processes are, by a probe through each.
-pub(super) async fn health_of(records: Vec<Record>) -> Vec<Health> {
-    ask(records).await.into_iter().map(health).collect()
+/// How living processes are, by a probe through each at least.
+pub(super) async fn health_of(records: Vec<Record>, depth: Depth) -> Vec<Health> {
+    ask(records, depth).await.into_iter().map(health).collect()
 }
 
 /// Asks each twice at once: a path that is silent must not make its tunnel look as if it hung.
-async fn ask(records: Vec<Record>) -> Vec<Answer> {
-    let (plain, probe) = (Request::Status { probe: false }, Request::Status { probe: true });
+async fn ask(records: Vec<Record>, depth: Depth) -> Vec<Answer> {
+    let (plain, probe) = (Request::Status(Depth::Known), Request::Status(depth));
+    let limit = if depth == Depth::Source { DIALLED } else { ANSWER };
     let (plain, probed) =
-        tokio::join!(ask_each(records.clone(), &plain), ask_all(records, &probe, ANSWER));
+        tokio::join!(ask_each(records.clone(), &plain), ask_all(records, &probe, limit));
     let better = |((record, plain), (_, probed)): (Answer, Answer)| match (plain, probed) {
         (_, Ok(probed)) => (record, Ok(probed)),
         (Ok(mut plain), Err(error)) => {
             if record.kind == registry::Kind::Tunnel {
-                let limit = ANSWER.as_millis();
                 let why = match error {
                     CallError::TimedOut { .. } => {
-                        format!("the router did not answer through the tunnel within {limit} ms")
+                        format!("the router did not answer through the tunnel within {limit:?}")
                     }
                     error => error.to_string(),
                 };
@@ -169,11 +187,12 @@ fn health((record, answer): (Record, Result<Value, CallError>)) -> Health {
         return router_health(&record, answer);
     }
     let (status, is_silent) = answered(&record, answer);
-    let probe = status.probe.as_ref();
+    let (probe, dial) = (status.probe.as_ref(), status.source_probe.as_ref());
+    let is_passed = |probe: Option<&Probe>| probe.is_none_or(|probe| probe.ok);
     // Degraded is not up: it serves, and what it serves does not arrive.
     let is_up =
-        !is_silent && status.state == TunnelState::Ready && probe.is_none_or(|probe| probe.ok);
-    let of_probe = probe.and_then(|probe| probe.error.clone());
+        !is_silent && status.state == TunnelState::Ready && is_passed(probe) && is_passed(dial);
+    let of_probe = [probe, dial].into_iter().flatten().find_map(|probe| probe.error.clone());
     let draining = status.drain_seconds.map(|left| draining(status.active_connections, left));
     // While there is no session the probe says only that, and the session's end says why.
     let problem = if draining.is_some() {
@@ -189,6 +208,7 @@ fn health((record, answer): (Record, Result<Value, CallError>)) -> Health {
         is_up,
         state: if is_silent { "no answer".to_owned() } else { state(status.state) },
         rtt: probe.and_then(|probe| probe.rtt_ms),
+        dial: dial.and_then(|dial| dial.rtt_ms),
         detail: if is_up { detail(&status) } else { or_dash(problem) },
         document: Report::Tunnel(Box::new(status)),
     }
@@ -258,7 +278,7 @@ fn router_health(record: &Record, answer: Result<Value, CallError>) -> Health {
         Err(error) => silent(error.to_string()),
     };
     let id = record.tunnel_id.to_string();
-    Health { id, is_up, state: shown, rtt: None, detail, document }
+    Health { id, is_up, state: shown, rtt: None, dial: None, detail, document }
 }
 
 fn dead(record: &Record) -> Health {
@@ -271,12 +291,13 @@ fn dead(record: &Record) -> Health {
         is_up: false,
         state: state(record.status),
         rtt: None,
+        dial: None,
         detail: or_dash(record.last_error.clone()),
         document,
     }
 }
 
-fn show(all: &[Health], context: &Context) -> Result<(), Failure> {
+fn show(all: &[Health], depth: Depth, context: &Context) -> Result<(), Failure> {
     let is_healthy = all.iter().all(|health| health.is_up);
     if context.json {
         let item =
@@ -297,17 +318,7 @@ fn show(all: &[Health], context: &Context) -> Result<(), Failure> {
     if all.is_empty() {
         return context.line("no router and no tunnel runs here");
     }
-    let mut table = Table::new(["ID", "HEALTH", "STATE", "PROBE", "DETAIL"]);
-    for health in all {
-        table.row([
-            health.id.clone(),
-            if health.is_up { "ok" } else { "down" }.to_owned(),
-            health.state.clone(),
-            or_dash(health.rtt.map(milliseconds)),
-            health.detail.clone(),
-        ]);
-    }
-    context.line(&table.render(context))?;
+    context.line(&table(all, depth).render(context))?;
     let mut paths = Paths::new();
     for health in all {
         match &health.document {
@@ -322,6 +333,26 @@ fn show(all: &[Health], context: &Context) -> Result<(), Failure> {
     context.line("")?;
     context.line(&paths.render(context))
 }
+
+fn table(all: &[Health], depth: Depth) -> Table {
+    let dialled = (depth == Depth::Source).then_some("SOURCE");
+    let heads = ["ID", "HEALTH", "STATE", "PROBE"].into_iter().chain(dialled).chain(["DETAIL"]);
+    let mut table = Table::new(heads);
+    for health in all {
+        let first = [
+            health.id.clone(),
+            if health.is_up { "ok" } else { "down" }.to_owned(),
+            health.state.clone(),
+            or_dash(health.rtt.map(milliseconds)),
+        ];
+        let dialled = dialled.map(|_| or_dash(health.dial.map(milliseconds)));
+        table.row(first.into_iter().chain(dialled).chain([health.detail.clone()]));
+    }
+    table
+}
+
+/// A process gives up on its sources before.
+const DIALLED: Duration = Duration::from_secs(15);
 
 #[cfg(test)]
 mod tests {

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::context::{Context, signals, unless_interrupted};
 use super::running::find;
-use super::status::{Health, health_of};
+use super::status::{Health, Look, health_of};
 use crate::fleet::{Failure, Kind, exit};
 use crate::registry::{Entry, Record, Registry};
 use crate::tunnel::TunnelState;
@@ -19,8 +19,10 @@ pub(super) struct Args {
     /// Until a probe goes through and the last user was served, which is the default
     #[arg(long, conflicts_with = "ended")]
     ready: bool,
+    #[command(flatten)]
+    look: Look,
     /// Until they run no longer
-    #[arg(long)]
+    #[arg(long, conflicts_with = "dial_source")]
     ended: bool,
     /// How long to wait, at most
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = humantime::parse_duration)]
@@ -37,9 +39,13 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<u8, Failure> {
 async fn wait(args: &Args, context: &Context) -> Result<u8, Failure> {
     let start = Instant::now();
     loop {
-        let missing = match look(args, context).await? {
-            Outlook::Done => return Ok(0),
-            Outlook::NotYet(missing) => missing,
+        let left = args.timeout.saturating_sub(start.elapsed()).max(A_LOOK);
+        let missing = match tokio::time::timeout(left, look(args, context)).await {
+            Ok(outlook) => match outlook? {
+                Outlook::Done => return Ok(0),
+                Outlook::NotYet(missing) => missing,
+            },
+            Err(_) => vec!["a source does not answer".to_owned()],
         };
         if start.elapsed() >= args.timeout {
             let waited = humantime::format_duration(args.timeout);
@@ -87,7 +93,8 @@ async fn look(args: &Args, context: &Context) -> Result<Outlook, Failure> {
     if args.names.is_empty() && found.tunnels.is_empty() {
         missing.push("no router and no tunnel runs here".to_owned());
     }
-    let unready = health_of(found.tunnels).await.into_iter().filter(|health| !health.is_up);
+    let all = health_of(found.tunnels, args.look.depth()).await.into_iter();
+    let unready = all.filter(|health| !health.is_up);
     missing.extend(unready.map(|Health { id, detail, .. }| format!("{id}: {detail}")));
     Ok(Outlook::of(missing))
 }
@@ -112,12 +119,14 @@ fn failed(registry: Option<&Registry>, name: &str) -> Option<Failure> {
 
 /// A look asks every process, and each its router.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
+/// Longer than processes have to answer; a source may take longer.
+const A_LOOK: Duration = Duration::from_secs(1);
 
 const EXAMPLES: &str = "\
 Examples:
   conduit up -f conduit.toml && conduit wait --timeout 1m
       every tunnel of the file passes a probe
-  conduit wait web && curl http://127.0.0.1:8080/
-      one tunnel
+  conduit wait web --dial-source && curl http://127.0.0.1:8080/
+      one tunnel, and the service behind it
 
 Exit codes: 0 when all are ready, 69 when the time is over, 1 when one has failed.";

@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::connect::{Attempt, Established, establish, retried};
 use super::once::{Line, Once, close};
 use super::probe::{probe, rate};
-use super::redial::served;
+use super::sources::served;
 use super::{Access, StartError};
 use crate::session::Terms;
 use crate::task::Tasks;

@@ -18,9 +18,9 @@ mod networks;
 mod once;
 mod outcome;
 mod probe;
-mod redial;
 mod reverse;
 mod silence;
+mod sources;
 mod status;
 mod udp;
 

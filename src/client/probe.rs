@@ -33,7 +33,7 @@ pub(super) async fn probe(session: Option<Session>, limit: Duration) -> Probe {
     }
 }
 
-fn failed(reason: String) -> Probe {
+pub(super) fn failed(reason: String) -> Probe {
     Probe { ok: false, rtt_ms: None, error: Some(reason) }
 }
 

@@ -11,8 +11,8 @@ use tokio::sync::mpsc;
 use super::Shared;
 use super::probe::probe;
 use crate::registry::{
-    Call, ConnectionStatus, PacketStatus, PathStatus, Refusal, Request, RouterView, RpcError,
-    TlsStatus, TunnelStatus, rfc3339,
+    Call, ConnectionStatus, Depth, PacketStatus, PathStatus, Refusal, Request, RouterView,
+    RpcError, TlsStatus, TunnelStatus, rfc3339,
 };
 use crate::relay::{Loss, Traffic, TrafficMetrics};
 use crate::session::{Session, Terms};
@@ -33,7 +33,7 @@ pub(super) async fn answer(shared: Arc<Shared>, tasks: Tasks, mut calls: mpsc::R
                     let _ = reply.send(Ok(json!({})));
                     return shared.shutdown(drain).await;
                 }
-                Request::Status { probe } => shared.status(created_at, probe).await,
+                Request::Status(depth) => shared.status(created_at, depth).await,
                 Request::Connections => Ok(json!({"connections": shared.connections()})),
                 Request::Metrics => Ok(json!({"text": shared.metrics_text()})),
                 Request::KillConnection { id } => shared.kill(&id),
@@ -57,22 +57,25 @@ fn unsupported(request: &Request) -> RpcError {
 }
 
 impl Shared {
-    async fn status(&self, created_at: String, with_probe: bool) -> Result<Value, RpcError> {
+    async fn status(self: &Arc<Self>, created_at: String, depth: Depth) -> Result<Value, RpcError> {
         let session = self.link.current();
         // Nobody is told "ready" of a router that has had no reason to answer for a while.
         let is_doubtful = self.link.heard.is_long_ago();
+        let with_probe = depth >= Depth::Probe;
         let probe = match with_probe || session.is_some() && is_doubtful {
             true => Some(probe(session.clone(), PROBE_LIMIT).await),
             false => None,
         };
         // Where the router does not answer, nothing is found out beyond it.
         let is_answered = probe.as_ref().is_some_and(|probe| probe.ok);
-        if with_probe
-            && is_answered
-            && let Some(session) = &session
-        {
-            self.redial(session).await;
-        }
+        let source_probe = match &session {
+            Some(session) if is_answered && depth == Depth::Source => self.reach_all(session).await,
+            Some(session) if is_answered && depth == Depth::Probe => {
+                self.redial(session).await;
+                None
+            }
+            _ => None,
+        };
         let unanswered = probe.as_ref().and_then(|probe| probe.error.clone());
         if let Some(session) = session.as_ref().filter(|_| unanswered.is_some()) {
             // Nor is it taken for ready at the next question, before something is heard.
@@ -117,6 +120,7 @@ impl Shared {
             drain_seconds: drain_seconds(&totals),
             last_error: self.last_error().or(unanswered),
             probe: probe.filter(|_| with_probe),
+            source_probe,
             router_view: session.as_ref().map(|session| {
                 let terms = session.terms();
                 RouterView {

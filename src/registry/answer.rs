@@ -63,6 +63,9 @@ pub struct TunnelStatus {
     /// The probe's result, when one was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub probe: Option<Probe>,
+    /// What became of connecting to the source, when that was asked for; of a TCP tunnel only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_probe: Option<Probe>,
     /// What the router says of this session.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub router_view: Option<RouterView>,
@@ -123,14 +126,14 @@ pub struct TlsStatus {
     pub key_exchange: String,
 }
 
-/// A stream to the router and back.
+/// A stream to the router and back, or connections to every source.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Probe {
-    /// Whether it came back.
+    /// Whether it came back, or all were reached.
     pub ok: bool,
-    /// How long it took, milliseconds.
+    /// How long it took, at most where there are many, milliseconds.
     pub rtt_ms: Option<f64>,
-    /// Why it did not come back.
+    /// Why it did not, or one was not.
     pub error: Option<String>,
 }
 
@@ -298,6 +301,7 @@ impl TunnelStatus {
             drain_seconds: None,
             last_error: record.last_error.clone(),
             probe: None,
+            source_probe: None,
             router_view: None,
             packets: None,
             refusals: Vec::new(),

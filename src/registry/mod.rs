@@ -34,7 +34,7 @@ pub use damaged::Damaged;
 pub use folder::{Entry, Registry, RegistryError};
 pub use process::Presence;
 pub use record::{Kind, NewRecord, Place, Record, RecordConfig, now_rfc3339, rfc3339};
-pub use request::{AuthorizeParams, InviteParams, Request, TokenCreateParams};
+pub use request::{AuthorizeParams, Depth, InviteParams, Request, TokenCreateParams};
 pub use rpc::RpcError;
 pub use serve::{Call, ControlListener};
 pub use supervision::{SuperviseError, Supervision, Supervisor};

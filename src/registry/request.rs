@@ -7,14 +7,22 @@ use serde_json::{Map, Value, json};
 use super::rpc::RpcError;
 use crate::tunnel::{HostPort, Identity, Name};
 
+/// How far a tunnel looks before it says how it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Depth {
+    /// What it knows.
+    Known,
+    /// To the router: a probe goes through the data path and back.
+    Probe,
+    /// Beyond it: the source of each port is connected to as well, over TCP.
+    Source,
+}
+
 /// A request over the control socket.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Request {
     /// How it is: a `TunnelStatus` or a `RouterStatus` [CTL-30].
-    Status {
-        /// Send a probe through the data path first.
-        probe: bool,
-    },
+    Status(Depth),
     /// The live connections: `{"connections": [ConnectionStatus]}` [CTL-31].
     Connections,
     /// The metrics as OpenMetrics text: `{"text"}` [CTL-32].
@@ -123,7 +131,7 @@ impl Request {
     /// The method's name on the wire.
     pub fn method(&self) -> &'static str {
         match self {
-            Self::Status { .. } => "status",
+            Self::Status(_) => "status",
             Self::Connections => "connections",
             Self::Metrics => "metrics",
             Self::KillConnection { .. } => "kill_connection",
@@ -143,7 +151,8 @@ impl Request {
 
     pub(super) fn to_parts(&self) -> (&'static str, Value) {
         let params = match self {
-            Self::Status { probe: true } => json!({"probe": true}),
+            Self::Status(Depth::Probe) => json!({"probe": true}),
+            Self::Status(Depth::Source) => json!({"source": true}),
             Self::KillConnection { id } => json!({"id": id}),
             Self::Shutdown { drain_ms } => json!({"drain_ms": drain_ms}),
             Self::LogsLevel { level } => json!({"level": level}),
@@ -153,7 +162,7 @@ impl Request {
             Self::Revoke { name } => json!({"name": name}),
             Self::TokenCreate(params) => json!(params),
             Self::TokenRevoke { token } => json!({"token": token}),
-            Self::Status { probe: false }
+            Self::Status(Depth::Known)
             | Self::Connections
             | Self::Metrics
             | Self::Version
@@ -166,7 +175,7 @@ impl Request {
     /// Unknown parameters are refused, not skipped: they would change what is asked for [CTL-23].
     pub(super) fn from_parts(method: &str, params: Value) -> Result<Self, RpcError> {
         Ok(match method {
-            "status" => Self::Status { probe: read::<Status>(params)?.probe },
+            "status" => Self::Status(read::<Status>(params)?.depth()),
             "connections" => read::<Nothing>(params).map(|_| Self::Connections)?,
             "metrics" => read::<Nothing>(params).map(|_| Self::Metrics)?,
             "kill_connection" => Self::KillConnection { id: read::<Id>(params)?.id },
@@ -202,6 +211,18 @@ struct Nothing {}
 struct Status {
     #[serde(default)]
     probe: bool,
+    #[serde(default)]
+    source: bool,
+}
+
+impl Status {
+    fn depth(&self) -> Depth {
+        match (self.probe, self.source) {
+            (_, true) => Depth::Source,
+            (true, false) => Depth::Probe,
+            (false, false) => Depth::Known,
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -258,8 +279,9 @@ mod tests {
         let name: Name = "ci".parse().expect("a name");
         let identity = Identity::from_bytes([7; 32]);
         let requests = [
-            Request::Status { probe: false },
-            Request::Status { probe: true },
+            Request::Status(Depth::Known),
+            Request::Status(Depth::Probe),
+            Request::Status(Depth::Source),
             Request::Connections,
             Request::Metrics,
             Request::KillConnection { id: "web-00ab/7".into() },

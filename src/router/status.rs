@@ -33,7 +33,7 @@ pub(super) async fn answer(shared: Arc<Shared>, tasks: Tasks, mut calls: mpsc::R
                     shared.shutdown(Duration::from_millis(drain_ms)).await;
                     return;
                 }
-                Request::Status { .. } => shared.status(created_at),
+                Request::Status(_) => shared.status(created_at),
                 Request::Connections => Ok(json!({"connections": shared.connections()})),
                 Request::Metrics => Ok(json!({"text": shared.metrics_text()})),
                 Request::KillConnection { id } => shared.kill(&id),

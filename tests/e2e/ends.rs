@@ -128,7 +128,7 @@ fn a_row_of_ports_leads_to_a_row_of_sources_both_ways() {
         let words = ["one", "two", "three", "four"];
         let at = |index: usize| SocketAddr::from(([127, 0, 0, 1], 4_000 + index as u16));
         let on = |index: usize| TcpListener::bind(at(index)).expect("a port of this namespace");
-        let _services: Vec<_> = words
+        let mut services: Vec<_> = words
             .iter()
             .enumerate()
             .map(|(index, word)| {
@@ -155,6 +155,12 @@ fn a_row_of_ports_leads_to_a_row_of_sources_both_ways() {
                 (&listed["bind"], &listed["source"]),
                 (&bind.into(), &"127.0.0.1:4000-4003".into())
             );
+        }
+
+        client.conduit(&["wait", "there", "back", "--dial-source"]).succeeds();
+        services.pop();
+        for name in ["there", "back"] {
+            client.conduit(&["status", name, "--dial-source"]).exits(1).prints("127.0.0.1:4003");
         }
 
         // All or nothing: the ports before one that is taken are free again.

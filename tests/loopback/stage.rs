@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use conduit::client::{self, Access, RouterAddress, SocketSettings};
 use conduit::identity::Keypair;
 use conduit::policy::Permissions;
-use conduit::registry::{Call, Request};
+use conduit::registry::{Call, Depth, Request};
 use conduit::store::{NewClient, Store};
 use conduit::tunnel::{
     Direction, HostPort, Identity, Name, Options, Protocol, TunnelId, TunnelSpec,
@@ -133,7 +133,7 @@ impl Stage {
     /// What the router says of itself.
     pub(crate) async fn status(&self) -> serde_json::Value {
         let (reply, answer) = tokio::sync::oneshot::channel();
-        let call = Call { request: Request::Status { probe: false }, reply };
+        let call = Call { request: Request::Status(Depth::Known), reply };
         self.router.calls().send(call).await.expect("it runs");
         answer.await.expect("an answer").expect("a status")
     }

@@ -6,14 +6,15 @@ use super::super::status::{crashed, health_of};
 use super::{Outcome, Report};
 use crate::config::{FileKind, Overrides, RouterConfig};
 use crate::fleet::Failure;
+use crate::registry::Depth;
 
-/// A row for each process that runs, and for each that died; whether this host is a router.
+/// A row for each process that runs, whose sources are connected to, and for each that died; whether this host is a router.
 pub(super) async fn rows(report: &mut Report, context: &Context) -> Result<bool, Failure> {
     let mut found = find(context)?;
     let dead = crashed(&found);
     let runs_router = !found.routers.is_empty();
     found.routers.append(&mut found.tunnels);
-    for health in health_of(found.routers).await {
+    for health in health_of(found.routers, Depth::Source).await {
         let check = format!("running {}", health.id);
         match health.is_up {
             true => report.ok(&check, health.detail),

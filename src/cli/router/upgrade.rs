@@ -9,7 +9,7 @@ use crate::cli::context::Context;
 use crate::cli::output::counted;
 use crate::cli::running::find;
 use crate::fleet::{Failure, Kind, exit};
-use crate::registry::{Record, Request, RouterStatus, ask};
+use crate::registry::{Depth, Record, Request, RouterStatus, ask};
 
 /// Options of `router upgrade`.
 #[derive(Debug, clap::Args)]
@@ -63,7 +63,7 @@ pub(super) fn run(args: &Args, context: &Context) -> Result<u8, Failure> {
 }
 
 async fn status(record: &Record) -> Result<RouterStatus, Failure> {
-    super::admin::read(ask(record, &Request::Status { probe: false }, ANSWERS).await?)
+    super::admin::read(ask(record, &Request::Status(Depth::Known), ANSWERS).await?)
 }
 
 /// Waits until the other program answers: its record is the same, and so is its control socket.
