@@ -20,7 +20,7 @@ fn h57_forged_icmp_is_not_believed() {
         let world = World::new();
         let target = Service::echo();
         let (router, _client, tunnel) = world.tunnel_to(target.addr());
-        let session = tunnel.listed().expect("the tunnel")["session"].clone();
+        let session = tunnel.session();
         let status = router.status();
         let client: SocketAddr = status["sessions"][0]["addr"]
             .as_str()
@@ -47,7 +47,7 @@ fn h57_forged_icmp_is_not_believed() {
             busy.join().expect("ran").expect("the same bytes");
         });
         let listed = tunnel.listed().expect("the tunnel");
-        assert_eq!(listed["session"], session, "it is the same session");
+        assert_eq!(tunnel.session(), session, "it is the same session");
         let mtu = listed["mtu"].as_u64().expect("a size");
         assert!(mtu >= 1_200, "{listed}");
         told(
@@ -254,7 +254,7 @@ fn clocks_that_jump_break_nothing() {
     let start = client.join(&ticket, target.addr());
     let start = fake.iter().fold(start, |start, (name, value)| start.env(name, value));
     let tunnel = client.started(&start.succeeds());
-    let session = tunnel.listed().expect("the tunnel")["session"].clone();
+    let session = tunnel.session();
     let mut open = tunnel.connect();
     for jump in ["+2d", "-3d", "+400d", "+0"] {
         fs::write(&offset, format!("{jump}\n")).expect("written");
@@ -271,7 +271,7 @@ fn clocks_that_jump_break_nothing() {
             assert!(doctor.stdout.contains("ahead of this one"), "{doctor}");
         }
     }
-    assert_eq!(tunnel.listed().expect("the tunnel")["session"], session, "it is the same session");
+    assert_eq!(tunnel.session(), session, "it is the same session");
     told(
         "H70",
         "clocks that jump by 2, 3 and 400 days",

@@ -39,7 +39,7 @@ fn moves(there: &Host, router: &str, address: impl Fn(u32) -> String) {
     let mut login = tunnel.connect();
     greeting(&mut login);
     let reader = Reader::new(tunnel.connect());
-    let first = tunnel.listed().expect("the tunnel")["session"].clone();
+    let first = tunnel.session();
     let mut stalls: Vec<Duration> = (0..MOVES)
         .map(|number| {
             reader.reads_on(Instant::now());
@@ -56,7 +56,7 @@ fn moves(there: &Host, router: &str, address: impl Fn(u32) -> String) {
     let (median, worst) = (stalls[stalls.len() / 2], stalls[stalls.len() - 1]);
     println!("{MOVES} moves: stalls p50 {median:?}, longest {worst:?}");
     assert!(worst < Duration::from_secs(1), "{stalls:?}");
-    assert_eq!(tunnel.listed().expect("the tunnel")["session"], first, "it is the same session");
+    assert_eq!(tunnel.session(), first, "it is the same session");
     assert!(tunnel.log().contains("this machine has moved"), "{}", tunnel.log());
     greeting(&mut login);
     assert_eq!(target.connects(), 2, "nothing was connected anew");

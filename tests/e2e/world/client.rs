@@ -206,6 +206,14 @@ impl Tunnel {
         let client = Client { home: self.home.clone() };
         client.list(&[]).into_iter().find(|tunnel| tunnel["name"] == self.name.as_str())
     }
+
+    /// The id of its session with the router; another connection has another.
+    #[track_caller]
+    pub(crate) fn session(&self) -> String {
+        let listed = self.listed().expect("a tunnel");
+        listed["router_view"]["session"].as_str().expect("a session").to_owned()
+    }
+
     /// Its live connections, as `conduit list --connections -o json` has them.
     #[track_caller]
     pub(crate) fn connections(&self) -> Vec<Value> {
