@@ -1,5 +1,6 @@
 //! Published ports: the router listens, and hands each visitor to the client whose tunnel it is. [RVS-1]
 
+mod attend;
 mod notes;
 mod socket;
 
@@ -14,9 +15,9 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::{Shared, now};
-use crate::ends::{Listener, UdpPort};
+use crate::ends::UdpPort;
 use crate::registry::rfc3339;
-use crate::relay::{Destination, FlowRules, Flows, Front, Scope, front};
+use crate::relay::{FlowRules, Flows, Front};
 #[cfg(unix)]
 use crate::relay::{Known, Table};
 use crate::routes::{ClaimError, Holder, Lease, Route, Routes, ServerNumber};
@@ -28,7 +29,7 @@ use crate::tunnel::{Bind, Identity, Protocol};
 use crate::wire::handover::Port;
 use crate::wire::{Code, Replaced};
 
-use super::visitor;
+use attend::serve;
 use notes::{Change, write_down};
 pub(super) use socket::Socket;
 use socket::listen;
@@ -289,66 +290,6 @@ impl Drop for Publication {
             self.shared.published.remember(lease);
         }
     }
-}
-
-/// Serves visitors until nobody is there to be handed to, or the router stops.
-fn serve(shared: &Arc<Shared>, tasks: &Tasks, route: Route, socket: Socket) {
-    let stop = shared.connections.child_token();
-    let socket = Arc::new(socket);
-    let listening = Listening { stop: stop.clone(), socket: Arc::downgrade(&socket) };
-    let earlier = lock(&shared.published.listening).insert(route.clone(), listening);
-    debug_assert!(
-        earlier.is_none_or(|earlier| earlier.stop.is_cancelled()),
-        "two listeners: {route}"
-    );
-    tracing::info!(%route, "port published");
-    let (shared, spawner) = (Arc::clone(shared), tasks.clone());
-    tasks.spawn("published port", async move {
-        match &*socket {
-            Socket::Tcp(listener) => accept(&shared, &spawner, &route, listener, &stop).await,
-            Socket::Udp(port) => packets(&shared, &route, Arc::clone(port), &stop).await,
-        }
-        tracing::info!(%route, "port no longer published");
-    });
-}
-
-async fn accept(
-    shared: &Arc<Shared>,
-    tasks: &Tasks,
-    route: &Route,
-    listener: &Listener,
-    stop: &CancellationToken,
-) {
-    loop {
-        let (stream, peer) = tokio::select! {
-            accepted = listener.accept() => accepted,
-            () = stop.cancelled() => return,
-            () = shared.accepting.cancelled() => return,
-        };
-        match shared.published.pick(route) {
-            Some(server) => {
-                let place = (route.clone(), server);
-                tasks.spawn("visitor", visitor::serve(Arc::clone(shared), place, stream, peer));
-            }
-            // The last server has just left.
-            None => stream.reset(),
-        }
-    }
-}
-
-async fn packets(shared: &Shared, route: &Route, port: Arc<UdpPort>, stop: &CancellationToken) {
-    let inherited = lock(&shared.published.visitors).remove(route);
-    let visitors = inherited.unwrap_or_else(|| Front::new(port, &shared.table));
-    let pick = |session: Option<&Past>| {
-        let server = match session {
-            Some(session) => shared.published.server_of(route, session)?,
-            None => shared.published.pick(route)?,
-        };
-        let Server { flows, rules, max_flows, trusted, .. } = server;
-        Some(Destination { flows, rules, max_flows, trusted })
-    };
-    let scope = Scope { stop: stop.clone(), ..shared.scope() };
-    front(&visitors, pick, &scope).await;
 }
 
 /// [RVS-4]

@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 
 use crate::processes::until_it_works;
 use crate::table::{row, told};
-use crate::world::{Router, Run, Service, World, echo, ends_with_reset, kill, runs, within};
+use crate::world::{
+    Answerer, Router, Run, Service, World, asks, echo, ends_with_reset, kill, runs, user_of, within,
+};
 
 /// The next `call` of the process returns `answer` without having happened; `work` makes it call.
 fn lied_to(world: &World, pid: u32, call: &str, answer: u32, work: impl FnOnce()) {
@@ -43,7 +45,7 @@ fn h82_a_panic_on_one_connection_ends_that_connection_only() {
     let world = World::new();
     let target = Service::echo();
     let (router, _client, tunnel) = world.tunnel_to(target.addr());
-    let session = tunnel.listed().expect("the tunnel")["session"].clone();
+    let session = tunnel.session();
     let others: Vec<_> = (0..8).map(|_| tunnel.connect()).collect();
     others.iter().for_each(answers);
     for pid in [router.pid(), tunnel.pid] {
@@ -57,12 +59,30 @@ fn h82_a_panic_on_one_connection_ends_that_connection_only() {
     for log in [router.log(), tunnel.log()] {
         assert_eq!(log.matches("panicked at").count(), 1, "{log}");
     }
-    assert_eq!(tunnel.listed().expect("the tunnel")["session"], session, "it is the same session");
+    assert_eq!(tunnel.session(), session, "it is the same session");
     told(
         "H82",
         "panic in the task of a connection, in the router and in a tunnel",
         "that one is reset, 8 others go on",
     );
+}
+
+#[test]
+fn h82_a_panic_at_a_published_port_ends_its_flows_and_not_the_port() {
+    let world = World::new();
+    let service = Answerer::echo();
+    let (router, _client, tunnel) = world.udp_tunnel_to(service.addr(), &["--reverse"]);
+    let visitor = user_of(tunnel.bind);
+    let is_served = || asks(&visitor, b"a").ok().filter(|answer| answer == b"a").map(drop);
+    within(LIMIT, "the port is served", is_served);
+    let session = tunnel.session();
+    lied_to(&world, router.pid(), "recvmmsg", TOO_MANY, || {
+        visitor.send(b"b").expect("a packet");
+    });
+    within(LIMIT, "the port is served again", is_served);
+    assert_eq!(router.log().matches("panicked at").count(), 1, "{}", router.log());
+    assert_eq!(tunnel.session(), session, "it is the same session");
+    told("H82", "panic in the task of a published UDP port", "the port is served on");
 }
 
 #[test]
