@@ -81,16 +81,25 @@ mod chaos {
         let sessions: Vec<_> = crowd.iter().map(|tunnel| id(tunnel).expect("a session")).collect();
         pair.replace_router();
         let start = Instant::now();
-        let mut back = vec![None; crowd.len()];
+        let (mut gone, mut back) = (vec![None; crowd.len()], vec![None; crowd.len()]);
         within(Duration::from_secs(60), "everybody is back", || {
-            for ((tunnel, before), back) in crowd.iter().zip(&sessions).zip(&mut back) {
-                let is_back = up(tunnel) && id(tunnel).is_some_and(|now| now != *before);
-                if is_back && back.is_none() {
+            let both = gone.iter_mut().zip(&mut back);
+            for ((tunnel, before), (gone, back)) in crowd.iter().zip(&sessions).zip(both) {
+                let is_another = id(tunnel) != Some(*before);
+                if is_another && gone.is_none() {
+                    *gone = Some(start.elapsed());
+                }
+                if is_another && up(tunnel) && back.is_none() {
                     *back = Some(start.elapsed());
                 }
             }
             back.iter().all(Option::is_some)
         });
+        let last = gone.iter().zip(&back).max_by_key(|(_, back)| **back).expect("a last one");
+        println!(
+            "H71 the last one knew of it {:?}, and was back {:?} after the restart",
+            last.0, last.1
+        );
         let mut times: Vec<Duration> = back.into_iter().flatten().collect();
         times.sort();
         let within_a_second = |from: &Duration| {
