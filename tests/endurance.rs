@@ -81,26 +81,22 @@ mod chaos {
         let sessions: Vec<_> = crowd.iter().map(|tunnel| id(tunnel).expect("a session")).collect();
         pair.replace_router();
         let start = Instant::now();
-        let (mut gone, mut back) = (vec![None; crowd.len()], vec![None; crowd.len()]);
+        let mut returns = vec![Return::default(); crowd.len()];
         within(Duration::from_secs(60), "everybody is back", || {
-            let both = gone.iter_mut().zip(&mut back);
-            for ((tunnel, before), (gone, back)) in crowd.iter().zip(&sessions).zip(both) {
-                let is_another = id(tunnel) != Some(*before);
-                if is_another && gone.is_none() {
-                    *gone = Some(start.elapsed());
+            for ((tunnel, before), it) in crowd.iter().zip(&sessions).zip(&mut returns) {
+                if it.back.is_some() || id(tunnel) == Some(*before) {
+                    continue;
                 }
-                if is_another && up(tunnel) && back.is_none() {
-                    *back = Some(start.elapsed());
+                it.knew.get_or_insert_with(|| start.elapsed());
+                match up(tunnel) {
+                    true => it.back = Some(start.elapsed()),
+                    false => it.met = tunnel.last_error().or(it.met.take()),
                 }
             }
-            back.iter().all(Option::is_some)
+            returns.iter().all(|it| it.back.is_some())
         });
-        let last = gone.iter().zip(&back).max_by_key(|(_, back)| **back).expect("a last one");
-        println!(
-            "H71 the last one knew of it {:?}, and was back {:?} after the restart",
-            last.0, last.1
-        );
-        let mut times: Vec<Duration> = back.into_iter().flatten().collect();
+        println!("H71 the last one: {:?}", returns.iter().max_by_key(|it| it.back));
+        let mut times: Vec<Duration> = returns.into_iter().filter_map(|it| it.back).collect();
         times.sort();
         let within_a_second = |from: &Duration| {
             times.iter().filter(|at| *at >= from && **at < *from + Duration::from_secs(1)).count()
@@ -117,6 +113,15 @@ mod chaos {
         assert!(at(0.95) < Duration::from_secs(7), "{:?}", at(0.95));
         assert!(times[CROWD - 1] < Duration::from_secs(10), "{:?}", times[CROWD - 1]);
         drop(crowd);
+    }
+
+    /// A tunnel's way back, in times since the router's return.
+    #[derive(Clone, Debug, Default)]
+    struct Return {
+        knew: Option<Duration>,
+        back: Option<Duration>,
+        /// What it said last of the router, in between.
+        met: Option<String>,
     }
 
     fn id(tunnel: &client::Running) -> Option<[u8; 16]> {
