@@ -15,17 +15,15 @@ use crate::ends;
 use crate::policy::Decision;
 use crate::registry::Probe;
 use crate::session::{ReceiveError, Receiver, Session};
-use crate::tunnel::{Direction, Protocol, Target};
+use crate::tunnel::{Direction, Target};
 use crate::wire::{Code, StreamClass, StreamHeader, VERSION};
 
 impl Shared {
-    /// Connects once more to a source that the last user did not find; does nothing when the last one was served, and
-    /// for UDP, where a connection says nothing. Bounded by [`AGAIN`], within which nothing new may be found out.
+    /// Connects once more to a source that the last user did not find; does nothing when the last one was served. Over
+    /// TCP, as for all here: of UDP a connection says nothing. Bounded by [`AGAIN`], within which nothing new may be found
+    /// out.
     pub(super) async fn redial(&self, session: &Session) {
         let Some(tunnel) = self.last_outcome.not_served_by() else { return };
-        if self.settings.tunnel.protocol == Protocol::Udp {
-            return;
-        }
         let Some((_, source)) = pair(&self.settings.tunnel, tunnel) else { return };
         // What takes longer stays as it was known.
         if let Ok(reached) = tokio::time::timeout(AGAIN, self.reach(session, tunnel, &source)).await
@@ -35,13 +33,10 @@ impl Shared {
     }
 
     /// Connects to the source of every port, [`AT_ONCE`] at a time, and hangs up: how long the slowest took, or why one
-    /// was not reached. `None` for UDP, where a connection says nothing. Bounded by [`LIMIT`].
-    pub(super) async fn reach_all(self: &Arc<Self>, session: &Session) -> Option<Probe> {
-        if self.settings.tunnel.protocol == Protocol::Udp {
-            return None;
-        }
+    /// was not reached. Bounded by [`LIMIT`].
+    pub(super) async fn reach_all(self: &Arc<Self>, session: &Session) -> Probe {
         let all = self.each_reached(session);
-        Some(match tokio::time::timeout(LIMIT, all).await {
+        match tokio::time::timeout(LIMIT, all).await {
             Ok(Ok(slowest)) => {
                 Probe { ok: true, rtt_ms: Some(slowest.as_secs_f64() * 1e3), error: None }
             }
@@ -49,7 +44,7 @@ impl Shared {
             Err(_) => {
                 failed(format!("{}: no answer within {LIMIT:?}", self.settings.tunnel.source))
             }
-        })
+        }
     }
 
     async fn each_reached(self: &Arc<Self>, session: &Session) -> Result<Duration, Unreached> {
@@ -139,7 +134,7 @@ pub(super) async fn served(receiver: &mut Receiver) -> Result<(), Unreached> {
 
 /// Whoever asked waits for the probe, too.
 const AGAIN: Duration = Duration::from_secs(2);
-/// Longer than a router tries a source.
+/// Longer than a router tries a source where it is not told otherwise.
 const LIMIT: Duration = Duration::from_secs(12);
 /// Of a row of ports.
 const AT_ONCE: usize = 16;

@@ -68,9 +68,10 @@ impl Shared {
         };
         // Where the router does not answer, nothing is found out beyond it.
         let is_answered = probe.as_ref().is_some_and(|probe| probe.ok);
-        let source_probe = match &session {
-            Some(session) if is_answered && depth == Depth::Source => self.reach_all(session).await,
-            Some(session) if is_answered && depth == Depth::Probe => {
+        let dials = is_answered && self.settings.tunnel.protocol == Protocol::Tcp;
+        let source_probe = match (&session, depth) {
+            (Some(session), Depth::Source) if dials => Some(self.reach_all(session).await),
+            (Some(session), Depth::Probe) if dials => {
                 self.redial(session).await;
                 None
             }
