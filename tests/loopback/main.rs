@@ -5,6 +5,9 @@
 #![allow(clippy::disallowed_macros, reason = "a test prints its figures")]
 #![allow(clippy::disallowed_methods, reason = "the tasks of a test end with its runtime")]
 
+use std::alloc::System;
+
+use cap::Cap;
 use conduit::tunnel::CarrierChoice;
 
 mod admission;
@@ -36,6 +39,10 @@ mod storms;
 mod stranger;
 #[cfg(unix)]
 mod unix_sockets;
+
+/// Counts what is allocated, so that a test can tell what is kept from what the allocator has yet to give back.
+#[global_allocator]
+static HEAP: Cap<System> = Cap::new(System, usize::MAX);
 
 /// What carries the tunnels of a stage.
 const CARRIER: CarrierChoice = CarrierChoice::Auto;
