@@ -13,6 +13,7 @@ use quinn::{
 
 use super::junction::{Junction, is_over_tls};
 use super::packets::{LARGEST_PACKET, MIN_PACKET, Route};
+use super::roaming::Roaming;
 use super::tcp::{Caller, TlsListener, listen};
 use super::tls::{self, TlsError};
 use super::{Connection, Secrets, Settings, ShareCell, socket};
@@ -120,7 +121,8 @@ impl RouterEndpoint {
         let (udp, tcp) = sockets(addr, settings, given)?;
         let failed = |error| EndpointError::of("UDP", addr, error);
         let own = udp.try_clone().map_err(failed)?;
-        let mut socket = socket::for_quic(udp, payload, &TokioRuntime).map_err(failed)?;
+        let socket = socket::for_quic(udp, payload, &TokioRuntime).map_err(failed)?;
+        let mut socket: Arc<dyn AsyncUdpSocket> = Roaming::new(socket, secrets.connection_ids());
         let mut tls = None;
         if let Some(tcp) = tcp {
             let junction = Junction::new(socket);

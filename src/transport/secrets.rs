@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use aws_lc_rs::{hkdf, hmac};
 use quinn::EndpointConfig;
-use quinn_proto::HashedConnectionIdGenerator;
+use quinn_proto::{ConnectionIdGenerator, HashedConnectionIdGenerator};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 /// 32 random bytes that outlive a restart of the router: keys for stateless resets (RFC 9000, 10.3), address
@@ -32,9 +32,18 @@ impl Secrets {
     pub(super) fn endpoint(&self) -> EndpointConfig {
         let reset: [u8; 32] = self.derive(b"conduit-reset-1");
         let mut config = EndpointConfig::new(Arc::new(hmac::Key::new(hmac::HMAC_SHA256, &reset)));
-        let id_key = u64::from_be_bytes(self.derive(b"conduit-connection-id-1"));
-        config.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(id_key)));
+        let key = self.id_key();
+        config.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(key)));
         config
+    }
+
+    /// What tells the endpoint's own connection ids from others.
+    pub(super) fn connection_ids(&self) -> Box<dyn ConnectionIdGenerator> {
+        Box::new(HashedConnectionIdGenerator::from_key(self.id_key()))
+    }
+
+    fn id_key(&self) -> u64 {
+        u64::from_be_bytes(self.derive(b"conduit-connection-id-1"))
     }
 
     /// The key of address validation tokens.

@@ -80,20 +80,34 @@ async fn rough(loss: f64, rtt: u64, length: usize) {
     told("H50", &what, &format!("{length} bytes there and back at {megabits:.1} Mbit/s, exact"));
 }
 
-/// A stranger sends copies of what goes to the router from another address, and is always first.
-async fn copied(seed: u64, share: f64, length: usize) -> Duration {
+/// A stranger sends copies of what goes to the router from another address, and is always first. Something may happen to
+/// the path meanwhile.
+async fn copied(
+    seed: u64,
+    share: f64,
+    length: usize,
+    happens: impl AsyncFnOnce(&Link),
+) -> Duration {
     let conditions = Conditions::rtt(Duration::from_millis(40)).rate(50, 1 << 20);
     let path = Path::new(seed, conditions).await;
     let before = path.session();
     let stream = path.connect().await;
     path.link.becomes(|path| path.copied = share);
-    let took = there_and_back(stream, seed, length).await;
+    let (took, ()) = tokio::join!(there_and_back(stream, seed, length), happens(&path.link));
     let up = path.link.count(Way::Up);
     assert!(up.copied as f64 * 3.0 > share * up.carried as f64, "it was copied: {up:?}");
     assert_eq!(path.session(), before, "the same session");
     path.link.becomes(|path| path.copied = 0.0);
     there_and_back(path.connect().await, seed, 10_000).await;
     took
+}
+
+async fn nothing(_: &Link) {}
+
+/// A NAT gives the client another address.
+async fn rebinds(link: &Link) {
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    link.rebinds();
 }
 
 /// Strangers send what no peer has sent, to the router and to the client.
@@ -189,11 +203,13 @@ async fn h50_a_rough_path_changes_no_byte() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn h54_copies_from_another_address_move_nothing() {
-    row(
-        "H54",
-        "5 % copied, seed 1",
-        &[("2 MiB there and back", vec![copied(1, 0.05, 2 << 20).await])],
-    );
+    for share in [0.05, 0.5] {
+        let took = vec![copied(1, share, 2 << 20, nothing).await];
+        let what = format!("{} % copied, seed 1", share * 100.0);
+        row("H54", &what, &[("2 MiB there and back", took)]);
+    }
+    let took = vec![copied(1, 0.5, 2 << 20, rebinds).await];
+    row("H54", "50 % copied and a NAT rebinding, seed 1", &[("2 MiB there and back", took)]);
     garbage(2, 10_000).await;
 }
 
@@ -214,12 +230,14 @@ mod chaos {
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn h54_copies_from_another_address_move_nothing() {
         for share in [0.01, 0.1, 0.5] {
-            let mut times = Vec::new();
+            let (mut times, mut moving) = (Vec::new(), Vec::new());
             for seed in 0..10 {
-                times.push(copied(seed, share, 2 << 20).await);
+                times.push(copied(seed, share, 2 << 20, nothing).await);
+                moving.push(copied(seed, share, 2 << 20, rebinds).await);
             }
             let what = format!("{} % copied, seeds 0 to 9", share * 100.0);
-            row("H54", &what, &[("2 MiB there and back", times)]);
+            let times = [("2 MiB there and back", times), ("and with a NAT rebinding", moving)];
+            row("H54", &what, &times);
         }
         garbage(2, 200_000).await;
     }
