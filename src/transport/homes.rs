@@ -107,10 +107,10 @@ impl Homes {
             from_elsewhere = from_elsewhere.or(id.filter(|id| !self.is_at(id, meta.addr, now)));
         }
         let Some(id) = from_elsewhere else { return true };
-        if self.held_bytes + bytes.len() > HELD_MOST {
+        if self.held_bytes + Held::cost(bytes) > HELD_MOST {
             return true;
         }
-        self.held_bytes += bytes.len();
+        self.held_bytes += Held::cost(bytes);
         self.fresh.push_back(Held { id, since: now, meta: *meta, bytes: bytes.into() });
         false
     }
@@ -206,7 +206,7 @@ impl Homes {
         let mut count = 0;
         while count < buffers.len().min(meta.len()) && self.due().is_some_and(|due| due <= now) {
             let Some(held) = self.next_due(now) else { continue };
-            self.held_bytes -= held.bytes.len();
+            self.held_bytes -= Held::cost(&held.bytes);
             buffers[count][..held.bytes.len()].copy_from_slice(&held.bytes);
             meta[count] = held.meta;
             count += 1;
@@ -261,6 +261,13 @@ impl Home {
     }
 }
 
+impl Held {
+    /// What a train takes of [`HELD_MOST`].
+    fn cost(bytes: &[u8]) -> usize {
+        size_of::<Self>() + bytes.len()
+    }
+}
+
 impl Vote {
     fn from(now: Instant, before: Option<SocketAddr>) -> Self {
         Self { until: now + VOTE, lead: 1, before }
@@ -301,7 +308,7 @@ const TURN: Duration = Duration::from_millis(25);
 const CONTESTED: Duration = Duration::from_millis(200);
 /// How long a vote takes.
 const VOTE: Duration = Duration::from_secs(1);
-/// All that is held. What comes then is passed on at once.
+/// Bytes of all that is held. What comes then is passed on at once.
 const HELD_MOST: usize = 4 << 20;
 /// Several keep-alives.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(60);
