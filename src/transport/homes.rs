@@ -47,7 +47,7 @@ type Id = [u8; ID_LEN];
 #[derive(Clone, Copy, Debug)]
 struct Home {
     addr: SocketAddr,
-    /// When a packet came from `addr` last.
+    /// When a packet came from `addr` last; during a vote, from anywhere.
     heard: Instant,
     vote: Option<Vote>,
 }

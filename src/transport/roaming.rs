@@ -40,6 +40,17 @@ impl Roaming {
         Arc::new(Self { udp, state: Mutex::new(state), awaits_answer: AtomicBool::new(false) })
     }
 
+    /// Fills the buffers with what was held and is due; how many.
+    fn release(&self, buffers: &mut [IoSliceMut<'_>], meta: &mut [RecvMeta]) -> usize {
+        let mut state = self.state();
+        if state.homes.due().is_none() {
+            return 0;
+        }
+        let count = state.homes.release(buffers, meta, Instant::now());
+        self.awaits_answer.store(state.homes.awaits_answer(), Ordering::Relaxed);
+        count
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -103,23 +114,20 @@ impl AsyncUdpSocket for Roaming {
         buffers: &mut [IoSliceMut<'_>],
         meta: &mut [RecvMeta],
     ) -> Poll<io::Result<usize>> {
-        let mut state = self.state();
         for _ in 0..ROUNDS {
-            if state.homes.due().is_some() {
-                let count = state.homes.release(buffers, meta, Instant::now());
-                self.awaits_answer.store(state.homes.awaits_answer(), Ordering::Relaxed);
-                if count > 0 {
-                    return Poll::Ready(Ok(count));
-                }
+            let count = self.release(buffers, meta);
+            if count > 0 {
+                return Poll::Ready(Ok(count));
             }
+            // Not under the lock: who sends would wait for the system meanwhile.
             match self.udp.poll_recv(cx, buffers, meta) {
                 Poll::Ready(Ok(count)) => {
-                    let left = state.sift(buffers, meta, count);
+                    let left = self.state().sift(buffers, meta, count);
                     if left > 0 {
                         return Poll::Ready(Ok(left));
                     }
                 }
-                Poll::Pending if state.poll_due(cx).is_pending() => return Poll::Pending,
+                Poll::Pending if self.state().poll_due(cx).is_pending() => return Poll::Pending,
                 Poll::Pending => {}
                 failed => return failed,
             }
