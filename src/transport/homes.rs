@@ -2,9 +2,10 @@
 //! (RFC 9000, 9.3), so that a stranger who copies packets and is faster than the path moves a connection back and forth.
 //! What comes from another address than all before is held back until the one before has had its turn: where that one
 //! is silent, the peer has moved; where it goes on, the packet itself comes from there meanwhile, and QUIC drops what
-//! comes twice. [CAR-12]
+//! comes twice. What an address sends proves nothing, for anybody can read an id: a connection is where QUIC sends to.
+//! [CAR-12]
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::io::IoSliceMut;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -12,123 +13,141 @@ use std::time::{Duration, Instant};
 use quinn::udp::RecvMeta;
 use quinn::{ConnectionId, ConnectionIdGenerator};
 
+use header::{Header, ID_LEN, Id, handshake_id, is_long};
+use vote::Vote;
+use waiting::{Train, Waiting};
+
+mod header;
+mod vote;
+mod waiting;
+
 /// The addresses that connections of one endpoint are at, and what is held back.
 pub(super) struct Homes {
     /// Tells which connection ids are this endpoint's own.
     ids: Box<dyn ConnectionIdGenerator>,
     known: HashMap<Id, Home>,
-    /// When those that had been silent for long were forgotten last.
+    /// When those that had been silent for long were forgotten last, or when the first was learnt.
     swept: Option<Instant>,
-    /// Held until the home has had its turn; the longest first.
-    fresh: VecDeque<Held>,
-    /// From beside a home that goes on sending; the longest first.
-    contested: VecDeque<Held>,
-    /// Held no longer.
-    ready: VecDeque<Held>,
-    held_bytes: usize,
-    /// Passed on from beside a silent home: where QUIC answers, the peer has moved.
-    candidates: VecDeque<Candidate>,
+    waiting: Waiting,
+    /// Passed on from elsewhere than home: where QUIC answers, the peer has moved.
+    candidates: HashMap<SocketAddr, Candidate>,
 }
 
 impl std::fmt::Debug for Homes {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { known, held_bytes, .. } = self;
+        let Self { known, waiting, .. } = self;
         f.debug_struct("Homes")
             .field("known", &known.len())
-            .field("held_bytes", held_bytes)
+            .field("held_bytes", &waiting.bytes())
             .finish_non_exhaustive()
     }
 }
 
-/// A connection id of this endpoint.
-type Id = [u8; ID_LEN];
-
 /// Where the packets with one connection id come from.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 struct Home {
     addr: SocketAddr,
     /// When a packet came from `addr` last; during a vote, from anywhere.
     heard: Instant,
-    vote: Option<Vote>,
+    /// Not known yet: none may be kept waiting.
+    vote: Option<Box<Vote>>,
+    /// Until then somebody is known to be faster than the path by more than a turn.
+    wary: Option<Instant>,
 }
 
-/// Of a connection id that turned up without a handshake, or somewhere else: the first packet from there may be a copy, so
-/// all of a second tell which address most of them have (Boyer and Moore's vote).
+/// Which connection may be at an address now.
 #[derive(Clone, Copy, Debug)]
-struct Vote {
-    until: Instant,
-    lead: u32,
-    /// The address before. Heard from there again, the peer has never moved.
-    before: Option<SocketAddr>,
-}
-
-/// Where a peer may be now.
-#[derive(Debug)]
 struct Candidate {
     id: Id,
-    addr: SocketAddr,
     since: Instant,
+    /// How what was passed on ended.
+    end: Option<u64>,
 }
 
-/// A train of packets that waits.
-#[derive(Debug)]
-struct Held {
-    id: Id,
+/// Packets for one connection that came at once, of `stride` bytes each but for the last.
+struct Run<'a> {
+    from: SocketAddr,
     since: Instant,
-    meta: RecvMeta,
-    bytes: Box<[u8]>,
+    packets: &'a [u8],
+    stride: usize,
 }
 
 impl Homes {
     /// Of an endpoint that makes its connection ids with `ids`.
     pub(super) fn new(ids: Box<dyn ConnectionIdGenerator>) -> Self {
+        assert_eq!(ids.cid_len(), ID_LEN, "the ids that are read here are the endpoint's");
         Self {
             ids,
             known: HashMap::new(),
             swept: None,
-            fresh: VecDeque::new(),
-            contested: VecDeque::new(),
-            ready: VecDeque::new(),
-            held_bytes: 0,
-            candidates: VecDeque::new(),
+            waiting: Waiting::default(),
+            candidates: HashMap::new(),
         }
     }
 
     /// A train arrives: whether it is passed on now. If not, it is kept here.
     pub(super) fn arrives(&mut self, meta: &RecvMeta, bytes: &[u8], now: Instant) -> bool {
-        let mut last = None;
+        let (mut rest, stride) = (bytes, meta.stride.max(1));
         let mut from_elsewhere = None;
-        for packet in bytes.chunks(meta.stride.max(1)) {
-            let id = short_header_id(packet);
-            if id == last {
-                continue;
-            }
-            last = id;
-            from_elsewhere = from_elsewhere.or(id.filter(|id| !self.is_at(id, meta.addr, now)));
+        while let Some(first) = rest.chunks(stride).next() {
+            let header = Header::of(first);
+            let alike = rest.chunks(stride).take_while(|packet| Header::of(packet) == header);
+            let (run, others) = rest.split_at((alike.count() * stride).min(rest.len()));
+            rest = others;
+            let run = Run { from: meta.addr, since: now, packets: run, stride };
+            let is_elsewhere = |header: &Header| !self.is_at(header, &run, now);
+            from_elsewhere = from_elsewhere.or(header.filter(is_elsewhere));
         }
-        let Some(id) = from_elsewhere else { return true };
-        if self.held_bytes + Held::cost(bytes) > HELD_MOST {
-            return true;
-        }
-        self.held_bytes += Held::cost(bytes);
-        self.fresh.push_back(Held { id, since: now, meta: *meta, bytes: bytes.into() });
+        let Some(Header { id, .. }) = from_elsewhere else { return true };
+        let is_wary = self.known.get(&id).is_some_and(|home| home.is_wary(now));
+        let train = Train { id, since: now, meta: *meta, bytes: bytes.into() };
+        self.waiting.keep(train, is_wary);
         false
     }
 
-    /// Whether packets with this id may come from `addr`.
-    fn is_at(&mut self, id: &Id, addr: SocketAddr, now: Instant) -> bool {
-        let Some(home) = self.known.get_mut(id) else {
-            self.learn(*id, Home { addr, heard: now, vote: Some(Vote::from(now, None)) }, now);
+    /// Whether packets for this connection may come from where these do.
+    fn is_at(&mut self, header: &Header, run: &Run<'_>, now: Instant) -> bool {
+        let Header { id, is_long } = *header;
+        let Some(home) = self.known.get_mut(&id) else {
+            // A client chooses the id that its first packet is for.
+            if !is_long {
+                self.learn(id, Home::open(run.from, None, now), now);
+                self.hears_elsewhere(id, run, now);
+            }
             return true;
         };
-        if home.is_open(now) {
-            home.count(addr, now);
+        home.settles(now);
+        if home.vote.is_some() {
+            self.hears_elsewhere(id, run, now);
             return true;
         }
-        if home.addr == addr {
+        if home.addr == run.from {
             home.heard = now;
         }
-        home.addr == addr
+        home.addr == run.from
+    }
+
+    /// Packets are passed on that may not be from home: whether QUIC answers them is looked out for.
+    fn hears_elsewhere(&mut self, id: Id, run: &Run<'_>, now: Instant) {
+        let Some(home) = self.known.get_mut(&id) else { return };
+        home.settles(now);
+        let is_unknown = match &mut home.vote {
+            Some(vote) => {
+                home.heard = now;
+                vote.hears(run.from, run.ends(), run.since)
+            }
+            None => home.addr != run.from,
+        };
+        if !is_unknown {
+            return;
+        }
+        if self.candidates.len() >= CANDIDATES {
+            self.candidates.retain(|_, it| now.duration_since(it.since) <= ANSWERED);
+        }
+        if self.candidates.len() < CANDIDATES || self.candidates.contains_key(&run.from) {
+            let candidate = Candidate { id, since: run.since, end: run.ends().last() };
+            self.candidates.insert(run.from, candidate);
+        }
     }
 
     fn learn(&mut self, id: Id, home: Home, now: Instant) {
@@ -137,6 +156,7 @@ impl Homes {
         }
         if now.duration_since(*self.swept.get_or_insert(now)) > SWEPT_EVERY {
             self.known.retain(|_, home| now.duration_since(home.heard) < FORGOTTEN_AFTER);
+            self.candidates.retain(|_, it| now.duration_since(it.since) <= ANSWERED);
             self.swept = Some(now);
         }
         if self.known.len() < KNOWN_MOST {
@@ -144,56 +164,59 @@ impl Homes {
         }
     }
 
-    /// The endpoint sends to `to`. A handshake names the connection id that the peer is to use, and only the peer at `to`
+    /// A connection sends to `to`. A handshake names the connection id that the peer is to use, and only the peer at `to`
     /// can answer it. Anything else goes where QUIC has found a packet of the connection to be genuine.
     pub(super) fn sends(&mut self, to: SocketAddr, bytes: &[u8], now: Instant) {
-        if let Some(id) = handshake_id(bytes) {
-            let home = Home { addr: to, heard: now, vote: None };
-            self.learn(id, home, now);
+        if is_long(bytes) {
+            if let Some(id) = handshake_id(bytes).filter(|id| !self.known.contains_key(id)) {
+                let home = Home { addr: to, heard: now, vote: None, wary: None };
+                self.learn(id, home, now);
+            }
+            return;
         }
-        while self.candidates.pop_back_if(|it| now.duration_since(it.since) > ANSWERED).is_some() {}
-        while let Some(at) = self.candidates.iter().position(|it| it.addr == to) {
-            if let Some(Candidate { id, addr, .. }) = self.candidates.remove(at) {
-                self.moves(id, addr, now);
+        let candidate = self.candidates.remove(&to);
+        if let Some(it) = candidate.filter(|it| now.duration_since(it.since) <= ANSWERED) {
+            self.answers(it, to, now);
+        }
+    }
+
+    /// QUIC answers somebody who sent with an id, and who is not known to be its peer.
+    fn answers(&mut self, Candidate { id, since, end }: Candidate, addr: SocketAddr, now: Instant) {
+        let Some(home) = self.known.get_mut(&id) else { return };
+        home.settles(now);
+        match &mut home.vote {
+            Some(vote) => vote.answers(addr),
+            None if home.addr == addr => {}
+            None => {
+                let before = Some((home.addr, home.heard));
+                *home = Home { wary: home.wary, ..Home::open(addr, before, now) };
+                if let Some(vote) = &mut home.vote {
+                    vote.hears(addr, end, since);
+                    vote.answers(addr);
+                }
+                self.waiting.hurry(id);
             }
         }
     }
 
-    /// Whether a packet to an address may tell that a peer has moved there.
+    /// Whether a packet to an address may tell where a peer is.
     pub(super) fn awaits_answer(&self) -> bool {
         !self.candidates.is_empty()
     }
 
     /// Whether such a packet may belong to the handshake that begins a connection.
     pub(super) fn begins(bytes: &[u8]) -> bool {
-        bytes.first().is_some_and(|first| first & LONG_HEADER != 0)
+        is_long(bytes)
     }
 
-    /// The peer of an id has moved to `addr`, or a stranger has copied a packet from where it moved.
-    fn moves(&mut self, id: Id, addr: SocketAddr, now: Instant) {
-        let Some(home) = self.known.get_mut(&id) else { return };
-        if home.addr == addr {
-            return;
-        }
-        let open = home.vote.filter(|vote| now < vote.until);
-        let before = open.map_or(Some(home.addr), |vote| vote.before);
-        *home = Home { addr, heard: now, vote: Some(Vote::from(now, before)) };
-        for queue in [&mut self.contested, &mut self.fresh] {
-            let (here, elsewhere): (VecDeque<_>, _) =
-                std::mem::take(queue).into_iter().partition(|held| held.id == id);
-            *queue = elsewhere;
-            self.ready.extend(here);
-        }
+    /// Whether something that was held is due because of what was sent.
+    pub(super) fn is_ready(&self) -> bool {
+        self.waiting.is_ready()
     }
 
     /// When something that is held is due next.
     pub(super) fn due(&self) -> Option<Instant> {
-        if let Some(held) = self.ready.front() {
-            return Some(held.since);
-        }
-        let fresh = self.fresh.front().map(|held| held.since + TURN);
-        let contested = self.contested.front().map(|held| held.since + CONTESTED);
-        fresh.into_iter().chain(contested).min()
+        self.waiting.due()
     }
 
     /// Fills the buffers with what is due; how many.
@@ -204,120 +227,69 @@ impl Homes {
         now: Instant,
     ) -> usize {
         let mut count = 0;
-        while count < buffers.len().min(meta.len()) && self.due().is_some_and(|due| due <= now) {
-            let Some(held) = self.next_due(now) else { continue };
-            self.held_bytes -= Held::cost(&held.bytes);
-            buffers[count][..held.bytes.len()].copy_from_slice(&held.bytes);
-            meta[count] = held.meta;
+        while count < buffers.len().min(meta.len()) {
+            let goes_on = |train: &Train| {
+                self.known.get(&train.id).is_some_and(|home| home.goes_on(train, now))
+            };
+            let Some(train) = self.waiting.next(now, goes_on) else { break };
+            self.hears_elsewhere(train.id, &Run::of(&train), now);
+            buffers[count][..train.bytes.len()].copy_from_slice(&train.bytes);
+            meta[count] = train.meta;
             count += 1;
         }
         count
     }
+}
 
-    /// Something is due: it comes out, or it waits on.
-    fn next_due(&mut self, now: Instant) -> Option<Held> {
-        if let Some(held) = self.ready.pop_front() {
-            return Some(held);
-        }
-        if let Some(held) = self.contested.pop_front_if(|held| held.since + CONTESTED <= now) {
-            return Some(held);
-        }
-        let held = self.fresh.pop_front()?;
-        if let Some(home) = self.known.get(&held.id)
-            && home.addr != held.meta.addr
-            && !home.is_open(now)
-        {
-            if home.heard >= held.since {
-                self.contested.push_back(held);
-                return None;
-            }
-            self.candidates.truncate(CANDIDATES - 1);
-            let (id, addr) = (held.id, held.meta.addr);
-            self.candidates.push_front(Candidate { id, addr, since: now });
-        }
-        Some(held)
+impl<'a> Run<'a> {
+    fn of(train: &'a Train) -> Self {
+        let Train { since, meta, bytes, .. } = train;
+        Self { from: meta.addr, since: *since, packets: bytes, stride: meta.stride.max(1) }
+    }
+
+    /// The last bytes of each packet.
+    fn ends(&self) -> impl Iterator<Item = u64> {
+        let ends = self.packets.chunks(self.stride).filter_map(|packet| packet.last_chunk());
+        ends.map(|end| u64::from_be_bytes(*end))
     }
 }
 
 impl Home {
-    /// Whether it is not known yet which address that is, so that none may be kept waiting.
-    fn is_open(&self, now: Instant) -> bool {
-        self.vote.is_some_and(|vote| now < vote.until)
+    /// Nobody knows where, after an address that was heard at a time.
+    fn open(addr: SocketAddr, before: Option<(SocketAddr, Instant)>, now: Instant) -> Self {
+        Self { addr, heard: now, vote: Some(Box::new(Vote::new(before, now))), wary: None }
     }
 
-    /// A packet from `addr` counts in the vote.
-    fn count(&mut self, addr: SocketAddr, now: Instant) {
-        self.heard = now;
-        let Some(vote) = &mut self.vote else { return };
-        if vote.before == Some(addr) {
-            (self.addr, self.vote) = (addr, None);
-        } else if self.addr == addr {
-            vote.lead += 1;
-        } else if vote.lead > 0 {
-            vote.lead -= 1;
-        } else {
-            (self.addr, vote.lead) = (addr, 1);
+    /// A vote that is over tells where it is. Where that is the address before, a stranger was ahead by more than a turn.
+    fn settles(&mut self, now: Instant) {
+        let Some(vote) = self.vote.take_if(|vote| vote.is_over(now)) else { return };
+        self.addr = vote.winner(now).unwrap_or(self.addr);
+        if vote.is_before(self.addr) {
+            self.wary = Some(now + WARY);
         }
     }
-}
 
-impl Held {
-    /// What a train takes of [`HELD_MOST`].
-    fn cost(bytes: &[u8]) -> usize {
-        size_of::<Self>() + bytes.len()
+    /// Whether packets from here have come since those of a train from elsewhere.
+    fn goes_on(&self, train: &Train, now: Instant) -> bool {
+        let is_open = self.vote.as_ref().is_some_and(|vote| !vote.is_over(now));
+        !is_open && self.addr != train.meta.addr && self.heard > train.since
+    }
+
+    fn is_wary(&self, now: Instant) -> bool {
+        self.wary.is_some_and(|until| now < until)
     }
 }
 
-impl Vote {
-    fn from(now: Instant, before: Option<SocketAddr>) -> Self {
-        Self { until: now + VOTE, lead: 1, before }
-    }
-}
-
-/// The connection id that a packet with a short header is for (RFC 9000, 17.3). Others are of handshakes.
-fn short_header_id(packet: &[u8]) -> Option<Id> {
-    let (first, rest) = packet.split_first()?;
-    if first & LONG_HEADER != 0 {
-        return None;
-    }
-    rest.first_chunk().copied()
-}
-
-/// The connection id that a packet with a long header is from (RFC 9000, 17.2). A Retry begins no connection.
-fn handshake_id(packet: &[u8]) -> Option<Id> {
-    let (first, rest) = packet.split_first()?;
-    if first & LONG_HEADER == 0 || first & RETRY == RETRY {
-        return None;
-    }
-    let (_version, rest) = rest.split_at_checked(4)?;
-    let (to, rest) = rest.split_first()?;
-    let (from, rest) = rest.get(usize::from(*to)..)?.split_first()?;
-    rest.get(..usize::from(*from))?.try_into().ok()
-}
-
-/// The form bit of a header (RFC 9000, 17.2).
-const LONG_HEADER: u8 = 0x80;
-/// Both forms' first bits, and the type (RFC 9000, 17.2.5).
-const RETRY: u8 = 0xF0;
-/// Bytes of the connection ids that a router gives out.
-const ID_LEN: usize = 8;
-/// What a home has time for to be heard. All that a change of address costs more than before; and what a stranger may be
-/// ahead of a path on which nothing else is under way.
-const TURN: Duration = Duration::from_millis(25);
-/// What a stranger may be ahead of a path whose queues are full.
-const CONTESTED: Duration = Duration::from_millis(200);
-/// How long a vote takes.
-const VOTE: Duration = Duration::from_secs(1);
-/// Bytes of all that is held. What comes then is passed on at once.
-const HELD_MOST: usize = 4 << 20;
 /// Several keep-alives.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(60);
 const SWEPT_EVERY: Duration = Duration::from_secs(10);
 /// Connections above are not watched.
 const KNOWN_MOST: usize = 65_536;
-const CANDIDATES: usize = 64;
+const CANDIDATES: usize = 4_096;
 /// QUIC asks a new address for a proof at once.
 const ANSWERED: Duration = Duration::from_secs(1);
+/// How long an address has the longer turn after somebody was faster by more than the short one.
+const WARY: Duration = Duration::from_secs(60);
 
 #[cfg(test)]
 mod tests;

@@ -5,11 +5,12 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
 use quinn::udp::{RecvMeta, Transmit};
 use quinn::{AsyncUdpSocket, ConnectionIdGenerator, UdpPoller};
+use tokio::task;
 use tokio::time::Sleep;
 
 use super::homes::Homes;
@@ -28,6 +29,10 @@ struct State {
     homes: Homes,
     /// Until something that is held is due.
     timer: Option<Pin<Box<Sleep>>>,
+    /// Wakes who receives, while something is held.
+    waker: Option<Waker>,
+    /// Who receives. What this task sends is of no connection: quinn answers strangers from there, and resets them.
+    receiver: Option<task::Id>,
 }
 
 impl Roaming {
@@ -36,13 +41,14 @@ impl Roaming {
         udp: Arc<dyn AsyncUdpSocket>,
         ids: Box<dyn ConnectionIdGenerator>,
     ) -> Arc<Self> {
-        let state = State { homes: Homes::new(ids), timer: None };
+        let state = State { homes: Homes::new(ids), timer: None, waker: None, receiver: None };
         Arc::new(Self { udp, state: Mutex::new(state), awaits_answer: AtomicBool::new(false) })
     }
 
     /// Fills the buffers with what was held and is due; how many.
     fn release(&self, buffers: &mut [IoSliceMut<'_>], meta: &mut [RecvMeta]) -> usize {
         let mut state = self.state();
+        state.receiver = task::try_id();
         if state.homes.due().is_none() {
             return 0;
         }
@@ -51,22 +57,11 @@ impl Roaming {
         count
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl State {
     /// Keeps what is not to be passed on yet, and closes the gaps; how many trains are left.
-    fn sift(
-        &mut self,
-        buffers: &mut [IoSliceMut<'_>],
-        meta: &mut [RecvMeta],
-        count: usize,
-    ) -> usize {
-        let (mut left, now) = (0, Instant::now());
+    fn sift(&self, buffers: &mut [IoSliceMut<'_>], meta: &mut [RecvMeta], count: usize) -> usize {
+        let (mut state, mut left, now) = (self.state(), 0, Instant::now());
         for at in 0..count {
-            if !self.homes.arrives(&meta[at], &buffers[at][..meta[at].len], now) {
+            if !state.homes.arrives(&meta[at], &buffers[at][..meta[at].len], now) {
                 continue;
             }
             if left < at {
@@ -76,15 +71,38 @@ impl State {
             }
             left += 1;
         }
+        self.awaits_answer.store(state.homes.awaits_answer(), Ordering::Relaxed);
         left
     }
 
+    /// A connection sends; where that makes something due, who receives is woken.
+    fn sends(&self, transmit: &Transmit<'_>) {
+        let mut state = self.state();
+        if state.receiver.is_some() && state.receiver == task::try_id() {
+            return;
+        }
+        state.homes.sends(transmit.destination, transmit.contents, Instant::now());
+        self.awaits_answer.store(state.homes.awaits_answer(), Ordering::Relaxed);
+        if state.homes.is_ready()
+            && let Some(waker) = state.waker.take()
+        {
+            waker.wake();
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
     /// Ready when something that is held is due.
     fn poll_due(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(due) = self.homes.due() else {
-            self.timer = None;
+            (self.timer, self.waker) = (None, None);
             return Poll::Pending;
         };
+        self.waker = Some(cx.waker().clone());
         let due = due.into();
         let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(due)));
         if timer.deadline() != due {
@@ -101,9 +119,7 @@ impl AsyncUdpSocket for Roaming {
 
     fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
         if self.awaits_answer.load(Ordering::Relaxed) || Homes::begins(transmit.contents) {
-            let mut state = self.state();
-            state.homes.sends(transmit.destination, transmit.contents, Instant::now());
-            self.awaits_answer.store(state.homes.awaits_answer(), Ordering::Relaxed);
+            self.sends(transmit);
         }
         self.udp.try_send(transmit)
     }
@@ -122,7 +138,7 @@ impl AsyncUdpSocket for Roaming {
             // Not under the lock: who sends would wait for the system meanwhile.
             match self.udp.poll_recv(cx, buffers, meta) {
                 Poll::Ready(Ok(count)) => {
-                    let left = self.state().sift(buffers, meta, count);
+                    let left = self.sift(buffers, meta, count);
                     if left > 0 {
                         return Poll::Ready(Ok(left));
                     }
@@ -155,3 +171,6 @@ impl AsyncUdpSocket for Roaming {
 
 /// Receives of nothing but what is held, before others have their turn.
 const ROUNDS: usize = 16;
+
+#[cfg(test)]
+mod tests;

@@ -31,6 +31,8 @@ pub(crate) struct Conditions {
     pub(crate) damaged: f64,
     /// The share of what goes to the router that a stranger sends on too, from another address and ahead of the packet.
     pub(crate) copied: f64,
+    /// What the stranger makes of it.
+    pub(crate) forgery: Forgery,
     /// Bits per second.
     pub(crate) rate: Option<u64>,
     /// Bytes that may wait for the rate; what comes then is dropped.
@@ -51,6 +53,7 @@ impl Default for Conditions {
             twice: 0.0,
             damaged: 0.0,
             copied: 0.0,
+            forgery: Forgery::Copy,
             rate: None,
             queue: MOST_HELD,
             mtu: 65_535,
@@ -68,6 +71,37 @@ impl Conditions {
     /// At most so many megabits a second, and bytes that may wait.
     pub(crate) fn rate(self, megabits: u64, queue: usize) -> Self {
         Self { rate: Some(megabits * 1_000_000), queue, ..self }
+    }
+}
+
+/// What a stranger sends who reads packets of QUIC on their way to the router.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Forgery {
+    /// The same.
+    Copy,
+    /// The same, behind a packet of a handshake.
+    Behind,
+    /// Something that nobody has encrypted, and a version that nobody knows, both for the same connection.
+    Noise,
+}
+
+impl Forgery {
+    /// What to send of a packet with a short header (RFC 9000, 17.3).
+    fn of(self, packet: &[u8]) -> Vec<Vec<u8>> {
+        let id = match packet.get(1..9) {
+            Some(id) if packet[0] & 0x80 == 0 => id,
+            _ => return vec![packet.to_vec()],
+        };
+        let long = |first, version| [&[first, 0, 0, 0, version, 8][..], id].concat();
+        match self {
+            Self::Copy => vec![packet.to_vec()],
+            // Without a connection id of its own, twenty bytes long.
+            Self::Behind => vec![[&long(0xE0, 1)[..], &[0, 20], &[0; 20], packet].concat()],
+            Self::Noise => {
+                let noise = [&packet[..9], &[0x55; 100]].concat();
+                vec![noise, [&long(0xC0, 0x55)[..], &[0; 1_200]].concat()]
+            }
+        }
     }
 }
 
@@ -194,6 +228,9 @@ impl Link {
         self.addr
     }
 
+    pub(crate) fn stranger(&self) -> SocketAddr {
+        self.shared.stranger.local_addr().unwrap()
+    }
     /// Changes both directions.
     pub(crate) fn becomes(&self, change: impl Fn(&mut Conditions)) {
         for way in &mut self.shared.state().ways {
@@ -255,8 +292,10 @@ impl Shared {
         let mut bytes = bytes.to_vec();
         if way == Way::Up && state.happens(way, |conditions| conditions.copied) {
             state.ways[way as usize].count.copied += 1;
-            // Nobody minds when there is no router.
-            let _ = self.stranger.send(&bytes);
+            for forged in state.ways[way as usize].conditions.forgery.of(&bytes) {
+                // Nobody minds when there is no router.
+                let _ = self.stranger.send(&forged);
+            }
         }
         if state.happens(way, |conditions| conditions.damaged) {
             state.ways[way as usize].count.damaged += 1;

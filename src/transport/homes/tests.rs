@@ -2,6 +2,7 @@
 
 use quinn_proto::HashedConnectionIdGenerator;
 
+use super::waiting::HELD_MOST;
 use super::*;
 use crate::transport::socket::LARGEST_TRAIN;
 
@@ -72,8 +73,7 @@ fn copies_wait_for_as_long_as_their_originals_go_on() {
         assert!(scene.after(10).hears(addr(1), number), "what is late is at home");
         assert!(!scene.due().contains(&number));
     }
-    scene.says(addr(9));
-    assert!(!scene.hears(addr(9), 0), "it was passed on from beside, and proves nothing");
+    assert!(!scene.hears(addr(9), 0), "QUIC answered none");
     assert!(scene.hears(addr(1), 0));
 }
 
@@ -89,7 +89,7 @@ fn a_peer_that_has_moved_waits_for_one_turn() {
     scene.says(addr(2));
     assert_eq!(scene.due(), [2, 3], "at once");
     assert!(scene.hears(addr(2), 4));
-    assert_eq!(scene.homes.held_bytes, 0);
+    assert_eq!(scene.homes.waiting.bytes(), 0);
     assert!(!scene.homes.awaits_answer());
 }
 
@@ -100,13 +100,17 @@ fn what_was_first_in_silence_moves_nothing_for_long() {
     assert_eq!(scene.after(25).due(), [1]);
     scene.says(addr(9));
     assert!(scene.hears(addr(9), 2), "it looks as if it had moved");
-    assert!(scene.hears(addr(1), 1), "it never had");
-    assert!(!scene.hears(addr(9), 3));
-    assert!(scene.hears(addr(1), 3));
+    assert!(scene.after(50).hears(addr(1), 1) && scene.hears(addr(1), 2));
+    assert!(scene.hears(addr(9), 3), "nobody knows yet");
+    assert!(scene.hears(addr(1), 3) && scene.hears(addr(1), 4));
+    assert!(!scene.after(1_000).hears(addr(9), 5), "it never had");
+    assert!(scene.after(100).due().is_empty(), "and the path is slower than a turn");
+    assert!(scene.hears(addr(1), 5));
+    assert_eq!(scene.after(100).due(), [5]);
 }
 
 #[test]
-fn who_moves_while_a_stranger_copies_is_where_most_packets_come_from() {
+fn who_moves_while_a_stranger_copies_is_who_sends_what_no_other_one_sends() {
     let mut scene = Scene::with(addr(1));
     assert!(scene.hears(addr(1), 0));
     scene.after(100);
@@ -123,6 +127,25 @@ fn who_moves_while_a_stranger_copies_is_where_most_packets_come_from() {
 }
 
 #[test]
+fn copies_of_what_came_before_a_move_do_not_count() {
+    let mut scene = Scene::with(addr(1));
+    for number in 0..20 {
+        assert!(!scene.after(5).hears(addr(9), number));
+    }
+    for number in 0..20 {
+        assert!(scene.after(2).hears(addr(1), number));
+    }
+    assert!(!scene.hears(addr(9), 20) && !scene.after(20).hears(addr(2), 20));
+    assert_eq!(scene.after(5).due(), [20]);
+    scene.says(addr(9));
+    assert_eq!(scene.due().len(), 8);
+    while !scene.due().is_empty() {}
+    assert!(scene.after(5).hears(addr(2), 21), "the only one that nobody has copied");
+    assert!(scene.after(1_000).hears(addr(2), 22));
+    assert!(!scene.hears(addr(9), 22));
+}
+
+#[test]
 fn noise_with_the_right_id_is_passed_on_and_moves_nothing() {
     let mut scene = Scene::with(addr(1));
     assert!(!scene.after(1_000).hears(addr(9), 1));
@@ -134,7 +157,118 @@ fn noise_with_the_right_id_is_passed_on_and_moves_nothing() {
 }
 
 #[test]
-fn an_id_without_a_handshake_is_where_most_of_its_packets_come_from() {
+fn noise_wins_no_vote_and_takes_no_address_back() {
+    let mut scene = Scene::new();
+    for number in 0..50 {
+        assert!(scene.hears(addr(9), 100 + number), "three times as much noise, and first");
+        assert!(scene.hears(addr(9), 150 + number) && scene.hears(addr(9), 200 + number));
+        assert!(scene.after(10).hears(addr(1), number));
+        scene.says(addr(1));
+    }
+    scene.after(1_000);
+    assert!(!scene.hears(addr(9), 0));
+    assert!(scene.hears(addr(1), 0));
+    // Copies have moved it once.
+    assert_eq!(scene.after(2_000).due(), [0]);
+    assert!(!scene.hears(addr(9), 1));
+    assert_eq!(scene.after(25).due(), [1]);
+    scene.says(addr(9));
+    scene.after(1_000).hears(addr(9), 0);
+    assert!(!scene.after(1).hears(addr(1), 1));
+    assert!(scene.after(1).hears(addr(9), 0));
+    assert_eq!(scene.after(200).due(), [1]);
+    scene.says(addr(1));
+    for number in 0..100 {
+        assert!(scene.hears(addr(1), number));
+        scene.after(11).hears(addr(9), 100 + number);
+    }
+    assert!(scene.hears(addr(1), 0), "QUIC does not go back");
+    assert!(!scene.hears(addr(9), 0));
+}
+
+#[test]
+fn of_a_copy_and_its_original_the_later_one_is_right() {
+    let mut scene = Scene::new();
+    assert!(scene.hears(addr(9), 0) && scene.hears(addr(1), 0));
+    scene.says(addr(9));
+    scene.says(addr(1));
+    assert!(scene.after(1_000).hears(addr(1), 0));
+    assert!(!scene.hears(addr(9), 0));
+}
+
+#[test]
+fn noise_from_many_addresses_drives_out_nobody() {
+    let mut scene = Scene::new();
+    assert!(scene.hears(addr(1), 0));
+    scene.says(addr(1));
+    for host in 10..250 {
+        assert!(scene.after(1).hears(addr(host), host));
+    }
+    assert!(scene.after(1_000).hears(addr(1), 0));
+    assert!(!scene.hears(addr(10), 0));
+}
+
+#[test]
+fn a_version_negotiation_does_not_tell_where_a_connection_is() {
+    let mut scene = Scene::with(addr(1));
+    // Its ids are those of the packet that nobody knows the version of.
+    let negotiation = [&[0xC0, 0, 0, 0, 0, 0, 8][..], &scene.id, &[0, 0, 0, 1]].concat();
+    scene.homes.sends(addr(9), &negotiation, scene.now);
+    assert!(scene.hears(addr(1), 0));
+    let other = [&[0xC0, 0, 0, 0, 1, 0, 8][..], &scene.id, &[0; 20]].concat();
+    scene.homes.sends(addr(9), &other, scene.now);
+    assert!(scene.hears(addr(1), 0), "a handshake is with one address");
+}
+
+#[test]
+fn a_copy_behind_a_packet_of_a_handshake_waits_too() {
+    let mut scene = Scene::with(addr(1));
+    let long = [&[0xE0, 0, 0, 0, 1, 8][..], &scene.id, &[0, 0]].concat();
+    let both = [&long[..], &[0x40], &scene.id, &[0; 20]].concat();
+    assert!(!scene.arrives(addr(9), &both, both.len()));
+    assert!(scene.arrives(addr(1), &both, both.len()));
+    scene.id[0] ^= 1;
+    let unknown = [&[0xC0, 0, 0, 0, 1, 8][..], &scene.id, &[0; 20]].concat();
+    assert!(scene.arrives(addr(9), &unknown, unknown.len()), "a client's choice");
+}
+
+#[test]
+fn each_packet_of_a_train_counts() {
+    let mut scene = Scene::new();
+    for round in 0..5 {
+        assert!(scene.hears(addr(9), 200 + round) && scene.hears(addr(9), 220 + round));
+        let packets = (0..20).map(|at| [&[0x40][..], &scene.id, &[20 * round + at; 20]].concat());
+        let train = packets.collect::<Vec<_>>().concat();
+        assert!(scene.after(10).arrives(addr(1), &train, 29));
+        scene.says(addr(9));
+        scene.says(addr(1));
+    }
+    assert!(scene.after(1_000).hears(addr(1), 0));
+    assert!(!scene.hears(addr(9), 0));
+}
+
+#[test]
+fn of_many_packets_a_sample_tells_who_copies_even_far_ahead_of_the_path() {
+    let start = Instant::now();
+    let mut vote = Vote::new(None, start);
+    let packet = |number: u64| number.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(32);
+    for number in 0..5_000 {
+        let now = start + Duration::from_micros(200 * number);
+        if number % 10 > 0 {
+            vote.hears(addr(9), [packet(number)], now);
+        }
+        if let Some(late) = number.checked_sub(1_000) {
+            vote.hears(addr(1), [packet(late)], now);
+        }
+    }
+    // Its packets are never the newest, so QUIC does not follow them.
+    vote.answers(addr(9));
+    assert_eq!(vote.winner(start + Duration::from_secs(1)), Some(addr(1)));
+    assert!(vote.remembered() <= 1_024);
+}
+
+#[test]
+fn an_id_without_a_handshake_is_with_who_sends_what_no_other_one_sends() {
     let mut scene = Scene::new();
     for number in 0..50 {
         assert!(number % 2 == 1 || scene.hears(addr(9), number), "a copy is first");
@@ -153,7 +287,7 @@ fn ids_of_others_and_handshakes_are_not_watched() {
     }
     assert!(scene.homes.known.is_empty());
     let mut scene = Scene::with(addr(1));
-    for packet in [&[][..], &[0x40; 8], &[0xC0; 30], &[0xF0; 30]] {
+    for packet in [&[][..], &[0x40; 8], &[0xC0; 5], &[0xC0; 30], &[0xF0; 30]] {
         assert!(scene.arrives(addr(9), packet, packet.len()), "{packet:?}");
         assert_eq!(handshake_id(packet), None, "{packet:?}");
     }
@@ -174,14 +308,17 @@ fn what_is_held_and_what_is_known_is_bounded() {
     let mut scene = Scene::with(addr(1));
     scene.after(1);
     let packet = [&[0x40][..], &scene.id, &[0; 65_000]].concat();
-    let mut held = 0;
-    while !scene.arrives(addr(9), &packet, packet.len()) {
-        held += 1;
+    let room = HELD_MOST / (packet.len() + size_of::<Train>());
+    for _ in 0..room {
+        assert!(!scene.arrives(addr(9), &packet, packet.len()));
+        assert!(!scene.homes.is_ready());
     }
-    assert_eq!(held, HELD_MOST / (packet.len() + size_of::<Held>()));
+    assert!(!scene.hears(addr(9), 1));
+    assert!(!scene.arrives(addr(9), &packet, packet.len()));
+    assert_eq!(scene.due(), [0], "the first one comes out for the last");
     scene.after(25);
-    while !scene.due().is_empty() {}
-    assert_eq!(scene.homes.held_bytes, 0);
+    assert_eq!(std::iter::from_fn(|| scene.due().pop()).last(), Some(0), "in order");
+    assert_eq!(scene.homes.waiting.bytes(), 0);
     let mut ids = HashedConnectionIdGenerator::from_key(KEY);
     // Some come twice.
     for _ in 0..KNOWN_MOST + 1_000 {
