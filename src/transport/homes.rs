@@ -2,21 +2,24 @@
 //! (RFC 9000, 9.3), so that a stranger who copies packets and is faster than the path moves a connection back and forth.
 //! What comes from another address than all before is held back until the one before has had its turn: where that one
 //! is silent, the peer has moved; where it goes on, the packet itself comes from there meanwhile, and QUIC drops what
-//! comes twice. What an address sends proves nothing, for anybody can read an id: a connection is where QUIC sends to.
-//! [CAR-12]
+//! comes twice. What an address sends proves nothing, for anybody can read an id: a connection is where QUIC sends to
+//! for it, which quinn does from a task of each connection's own. [CAR-12]
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::io::IoSliceMut;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use quinn::udp::RecvMeta;
 use quinn::{ConnectionId, ConnectionIdGenerator};
+use tokio::task;
 
+use candidates::{Candidate, Candidates};
 use header::{Header, ID_LEN, Id, handshake_id, is_long};
-use vote::Vote;
+use vote::{Answer, Vote};
 use waiting::{Train, Waiting};
 
+mod candidates;
 mod header;
 mod vote;
 mod waiting;
@@ -28,9 +31,12 @@ pub(super) struct Homes {
     known: HashMap<Id, Home>,
     /// When those that had been silent for long were forgotten last, or when the first was learnt.
     swept: Option<Instant>,
+    /// Where each connection is known to be, by its task.
+    connections: HashMap<task::Id, SocketAddr>,
+    /// What is voted on and until when; the first to end first.
+    votes: VecDeque<(Id, Instant)>,
     waiting: Waiting,
-    /// Passed on from elsewhere than home: where QUIC answers, the peer has moved.
-    candidates: HashMap<SocketAddr, Candidate>,
+    candidates: Candidates,
 }
 
 impl std::fmt::Debug for Homes {
@@ -49,19 +55,12 @@ struct Home {
     addr: SocketAddr,
     /// When a packet came from `addr` last; during a vote, from anywhere.
     heard: Instant,
-    /// Not known yet: none may be kept waiting.
+    /// The task of the connection, once it is known.
+    connection: Option<task::Id>,
+    /// Not known yet where: none may be kept waiting.
     vote: Option<Box<Vote>>,
     /// Until then somebody is known to be faster than the path by more than a turn.
     wary: Option<Instant>,
-}
-
-/// Which connection may be at an address now.
-#[derive(Clone, Copy, Debug)]
-struct Candidate {
-    id: Id,
-    since: Instant,
-    /// How what was passed on ended.
-    end: Option<u64>,
 }
 
 /// Packets for one connection that came at once, of `stride` bytes each but for the last.
@@ -80,13 +79,16 @@ impl Homes {
             ids,
             known: HashMap::new(),
             swept: None,
+            connections: HashMap::new(),
+            votes: VecDeque::new(),
             waiting: Waiting::default(),
-            candidates: HashMap::new(),
+            candidates: Candidates::default(),
         }
     }
 
     /// A train arrives: whether it is passed on now. If not, it is kept here.
     pub(super) fn arrives(&mut self, meta: &RecvMeta, bytes: &[u8], now: Instant) -> bool {
+        self.ends_votes(now, VOTES);
         let (mut rest, stride) = (bytes, meta.stride.max(1));
         let mut from_elsewhere = None;
         while let Some(first) = rest.chunks(stride).next() {
@@ -110,13 +112,12 @@ impl Homes {
         let Header { id, is_long } = *header;
         let Some(home) = self.known.get_mut(&id) else {
             // A client chooses the id that its first packet is for.
-            if !is_long {
-                self.learn(id, Home::open(run.from, None, now), now);
+            if !is_long && self.learn(id, Home::new(run.from, None, now), now) {
+                self.opens_vote(id, None, now);
                 self.hears_elsewhere(id, run, now);
             }
             return true;
         };
-        home.settles(now);
         if home.vote.is_some() {
             self.hears_elsewhere(id, run, now);
             return true;
@@ -130,7 +131,6 @@ impl Homes {
     /// Packets are passed on that may not be from home: whether QUIC answers them is looked out for.
     fn hears_elsewhere(&mut self, id: Id, run: &Run<'_>, now: Instant) {
         let Some(home) = self.known.get_mut(&id) else { return };
-        home.settles(now);
         let is_unknown = match &mut home.vote {
             Some(vote) => {
                 home.heard = now;
@@ -138,69 +138,107 @@ impl Homes {
             }
             None => home.addr != run.from,
         };
-        if !is_unknown {
-            return;
-        }
-        if self.candidates.len() >= CANDIDATES {
-            self.candidates.retain(|_, it| now.duration_since(it.since) <= ANSWERED);
-        }
-        if self.candidates.len() < CANDIDATES || self.candidates.contains_key(&run.from) {
-            let candidate = Candidate { id, since: run.since, end: run.ends().last() };
-            self.candidates.insert(run.from, candidate);
+        if is_unknown {
+            let (since, end) = (run.since, run.ends().last());
+            let candidate = Candidate { id, passed: now, since, end };
+            self.candidates.add(run.from, candidate);
         }
     }
 
-    fn learn(&mut self, id: Id, home: Home, now: Instant) {
+    /// Whether the id is this endpoint's own, and there is room.
+    fn learn(&mut self, id: Id, home: Home, now: Instant) -> bool {
         if self.ids.validate(&ConnectionId::new(&id)).is_err() {
-            return;
+            return false;
         }
         if now.duration_since(*self.swept.get_or_insert(now)) > SWEPT_EVERY {
             self.known.retain(|_, home| now.duration_since(home.heard) < FORGOTTEN_AFTER);
-            self.candidates.retain(|_, it| now.duration_since(it.since) <= ANSWERED);
+            let left: HashSet<_> = self.known.values().filter_map(|it| it.connection).collect();
+            self.connections.retain(|connection, _| left.contains(connection));
             self.swept = Some(now);
         }
-        if self.known.len() < KNOWN_MOST {
+        let has_room = self.known.len() < KNOWN_MOST;
+        if has_room {
             self.known.insert(id, home);
         }
+        has_room
     }
 
-    /// A connection sends to `to`. A handshake names the connection id that the peer is to use, and only the peer at `to`
-    /// can answer it. Anything else goes where QUIC has found a packet of the connection to be genuine.
-    pub(super) fn sends(&mut self, to: SocketAddr, bytes: &[u8], now: Instant) {
+    /// The task of a connection sends to `to`. A handshake names the connection id that the peer is to use, and only the
+    /// peer at `to` can answer it. Anything else goes where QUIC has found a packet of the connection to be genuine.
+    pub(super) fn sends(&mut self, to: SocketAddr, bytes: &[u8], by: task::Id, now: Instant) {
+        self.candidates.expire(now);
+        self.ends_votes(now, VOTES);
         if is_long(bytes) {
-            if let Some(id) = handshake_id(bytes).filter(|id| !self.known.contains_key(id)) {
-                let home = Home { addr: to, heard: now, vote: None, wary: None };
-                self.learn(id, home, now);
+            let new = handshake_id(bytes).filter(|id| !self.known.contains_key(id));
+            if new.is_some_and(|id| self.learn(id, Home::new(to, Some(by), now), now)) {
+                self.connections.insert(by, to);
             }
-            return;
-        }
-        let candidate = self.candidates.remove(&to);
-        if let Some(it) = candidate.filter(|it| now.duration_since(it.since) <= ANSWERED) {
-            self.answers(it, to, now);
+        } else if let Some(candidate) = self.candidates.at(to) {
+            self.answers(candidate, to, by, now);
         }
     }
 
-    /// QUIC answers somebody who sent with an id, and who is not known to be its peer.
-    fn answers(&mut self, Candidate { id, since, end }: Candidate, addr: SocketAddr, now: Instant) {
+    /// A connection sends where somebody is whose packets were passed on.
+    fn answers(&mut self, candidate: Candidate, addr: SocketAddr, by: task::Id, now: Instant) {
+        let Candidate { id, since, end, .. } = candidate;
         let Some(home) = self.known.get_mut(&id) else { return };
-        home.settles(now);
-        match &mut home.vote {
-            Some(vote) => vote.answers(addr),
-            None if home.addr == addr => {}
-            None => {
-                let before = Some((home.addr, home.heard));
-                *home = Home { wary: home.wary, ..Home::open(addr, before, now) };
+        let answer = match (home.connection, self.connections.get(&by)) {
+            (Some(connection), _) if connection == by => Answer::New(by),
+            (Some(_), _) => return,
+            (None, Some(known)) if *known != addr => Answer::New(by),
+            (None, _) => Answer::Usual,
+        };
+        if answer != Answer::Usual {
+            self.candidates.remove(addr);
+        }
+        if let Some(vote) = &mut home.vote {
+            vote.answers(addr, answer, now);
+        } else if home.addr != addr {
+            let before = Some((home.addr, home.heard));
+            self.opens_vote(id, before, now);
+            if let Some(home) = self.known.get_mut(&id) {
+                home.addr = addr;
                 if let Some(vote) = &mut home.vote {
                     vote.hears(addr, end, since);
-                    vote.answers(addr);
+                    vote.answers(addr, answer, now);
                 }
-                self.waiting.hurry(id);
+            }
+            self.waiting.hurry(id);
+        }
+    }
+
+    /// From now on nobody knows where a connection is, after an address that was heard last at a time.
+    fn opens_vote(&mut self, id: Id, before: Option<(SocketAddr, Instant)>, now: Instant) {
+        self.ends_votes(now, VOTES - 1);
+        let Some(home) = self.known.get_mut(&id) else { return };
+        let vote = Vote::new(before, now);
+        self.votes.push_back((id, vote.until));
+        home.vote = Some(Box::new(vote));
+    }
+
+    /// Ends the votes whose time is over, and of the others the first ones where there are more than `most`.
+    fn ends_votes(&mut self, now: Instant, most: usize) {
+        while self.votes.front().is_some_and(|(_, until)| *until <= now || self.votes.len() > most)
+        {
+            let Some((id, until)) = self.votes.pop_front() else { return };
+            let Some(home) = self.known.get_mut(&id) else { continue };
+            let Some(vote) = home.vote.take_if(|vote| vote.until == until) else { continue };
+            let Some(winner) = vote.winner(now) else { continue };
+            home.addr = winner.addr;
+            home.connection = home.connection.or(winner.connection);
+            if let Some(connection) = home.connection {
+                self.connections.insert(connection, home.addr);
+            }
+            if vote.is_before(home.addr) {
+                // A stranger was ahead by more than a turn.
+                home.wary = Some(now + WARY);
             }
         }
     }
 
     /// Whether a packet to an address may tell where a peer is.
-    pub(super) fn awaits_answer(&self) -> bool {
+    pub(super) fn awaits_answer(&mut self, now: Instant) -> bool {
+        self.candidates.expire(now);
         !self.candidates.is_empty()
     }
 
@@ -226,11 +264,11 @@ impl Homes {
         meta: &mut [RecvMeta],
         now: Instant,
     ) -> usize {
+        self.ends_votes(now, VOTES);
         let mut count = 0;
         while count < buffers.len().min(meta.len()) {
-            let goes_on = |train: &Train| {
-                self.known.get(&train.id).is_some_and(|home| home.goes_on(train, now))
-            };
+            let goes_on =
+                |train: &Train| self.known.get(&train.id).is_some_and(|home| home.goes_on(train));
             let Some(train) = self.waiting.next(now, goes_on) else { break };
             self.hears_elsewhere(train.id, &Run::of(&train), now);
             buffers[count][..train.bytes.len()].copy_from_slice(&train.bytes);
@@ -255,24 +293,13 @@ impl<'a> Run<'a> {
 }
 
 impl Home {
-    /// Nobody knows where, after an address that was heard at a time.
-    fn open(addr: SocketAddr, before: Option<(SocketAddr, Instant)>, now: Instant) -> Self {
-        Self { addr, heard: now, vote: Some(Box::new(Vote::new(before, now))), wary: None }
-    }
-
-    /// A vote that is over tells where it is. Where that is the address before, a stranger was ahead by more than a turn.
-    fn settles(&mut self, now: Instant) {
-        let Some(vote) = self.vote.take_if(|vote| vote.is_over(now)) else { return };
-        self.addr = vote.winner(now).unwrap_or(self.addr);
-        if vote.is_before(self.addr) {
-            self.wary = Some(now + WARY);
-        }
+    fn new(addr: SocketAddr, connection: Option<task::Id>, now: Instant) -> Self {
+        Self { addr, heard: now, connection, vote: None, wary: None }
     }
 
     /// Whether packets from here have come since those of a train from elsewhere.
-    fn goes_on(&self, train: &Train, now: Instant) -> bool {
-        let is_open = self.vote.as_ref().is_some_and(|vote| !vote.is_over(now));
-        !is_open && self.addr != train.meta.addr && self.heard > train.since
+    fn goes_on(&self, train: &Train) -> bool {
+        self.vote.is_none() && self.addr != train.meta.addr && self.heard > train.since
     }
 
     fn is_wary(&self, now: Instant) -> bool {
@@ -285,9 +312,8 @@ const FORGOTTEN_AFTER: Duration = Duration::from_secs(60);
 const SWEPT_EVERY: Duration = Duration::from_secs(10);
 /// Connections above are not watched.
 const KNOWN_MOST: usize = 65_536;
-const CANDIDATES: usize = 4_096;
-/// QUIC asks a new address for a proof at once.
-const ANSWERED: Duration = Duration::from_secs(1);
+/// Votes at the same time. One has [`vote::PACKETS`] packets to remember, in some 10 KiB.
+const VOTES: usize = 1_024;
 /// How long an address has the longer turn after somebody was faster by more than the short one.
 const WARY: Duration = Duration::from_secs(60);
 

@@ -52,8 +52,9 @@ impl Roaming {
         if state.homes.due().is_none() {
             return 0;
         }
-        let count = state.homes.release(buffers, meta, Instant::now());
-        self.awaits_answer.store(state.homes.awaits_answer(), Ordering::Relaxed);
+        let now = Instant::now();
+        let count = state.homes.release(buffers, meta, now);
+        self.awaits_answer.store(state.homes.awaits_answer(now), Ordering::Relaxed);
         count
     }
 
@@ -71,18 +72,20 @@ impl Roaming {
             }
             left += 1;
         }
-        self.awaits_answer.store(state.homes.awaits_answer(), Ordering::Relaxed);
+        self.awaits_answer.store(state.homes.awaits_answer(now), Ordering::Relaxed);
         left
     }
 
-    /// A connection sends; where that makes something due, who receives is woken.
+    /// A task sends, which is a connection's own; where that makes something due, who receives is woken.
     fn sends(&self, transmit: &Transmit<'_>) {
+        let Some(task) = task::try_id() else { return };
         let mut state = self.state();
-        if state.receiver.is_some() && state.receiver == task::try_id() {
+        if state.receiver == Some(task) {
             return;
         }
-        state.homes.sends(transmit.destination, transmit.contents, Instant::now());
-        self.awaits_answer.store(state.homes.awaits_answer(), Ordering::Relaxed);
+        let now = Instant::now();
+        state.homes.sends(transmit.destination, transmit.contents, task, now);
+        self.awaits_answer.store(state.homes.awaits_answer(now), Ordering::Relaxed);
         if state.homes.is_ready()
             && let Some(waker) = state.waker.take()
         {

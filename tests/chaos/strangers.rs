@@ -204,9 +204,12 @@ async fn h50_a_rough_path_changes_no_byte() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn h54_copies_from_another_address_move_nothing() {
-    for (share, forgery) in
-        [(0.05, Forgery::Copy), (0.5, Forgery::Copy), (0.5, Forgery::Behind), (1.0, Forgery::Noise)]
-    {
+    for (share, forgery) in [
+        (0.05, Forgery::Copy),
+        (0.5, Forgery::Copy),
+        (0.5, Forgery::BehindInitial),
+        (1.0, Forgery::Noise),
+    ] {
         let took = vec![copied(1, share, forgery, nothing).await];
         let what = format!("{} % copied, {forgery:?}, seed 1", share * 100.0);
         row("H54", &what, &[("2 MiB there and back", took)]);
@@ -236,7 +239,8 @@ mod chaos {
             (0.01, Forgery::Copy),
             (0.1, Forgery::Copy),
             (0.5, Forgery::Copy),
-            (0.5, Forgery::Behind),
+            (0.5, Forgery::BehindInitial),
+            (0.5, Forgery::BehindHandshake),
             (1.0, Forgery::Noise),
         ] {
             let (mut times, mut moving) = (Vec::new(), Vec::new());

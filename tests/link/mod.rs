@@ -79,30 +79,43 @@ impl Conditions {
 pub(crate) enum Forgery {
     /// The same.
     Copy,
-    /// The same, behind a packet of a handshake.
-    Behind,
+    /// The same, behind a packet of the handshake, for the connection id that the client chose then.
+    BehindInitial,
+    /// The same, behind one for its connection id of now.
+    BehindHandshake,
     /// Something that nobody has encrypted, and a version that nobody knows, both for the same connection.
     Noise,
 }
 
 impl Forgery {
-    /// What to send of a packet with a short header (RFC 9000, 17.3).
-    fn of(self, packet: &[u8]) -> Vec<Vec<u8>> {
-        let id = match packet.get(1..9) {
-            Some(id) if packet[0] & 0x80 == 0 => id,
+    /// What to send of a packet with a short header (RFC 9000, 17.3), whose client began with an id of its own choice.
+    fn of(self, packet: &[u8], chosen: &[u8]) -> Vec<Vec<u8>> {
+        let (id, tail) = match packet.split_at_checked(9) {
+            Some((head, tail)) if head[0] & 0x80 == 0 => (&head[1..], tail),
             _ => return vec![packet.to_vec()],
         };
-        let long = |first, version| [&[first, 0, 0, 0, version, 8][..], id].concat();
+        let long = |form, version, to: &[u8]| {
+            [&[form, 0, 0, 0, version, to.len() as u8], to, &[0]].concat()
+        };
+        // Twenty bytes that nobody can read.
+        let behind = |long: Vec<u8>| [&long[..], &[20], &[0; 20], packet].concat();
+        let noise = || tail.iter().map(|byte| byte ^ 0x55);
         match self {
             Self::Copy => vec![packet.to_vec()],
-            // Without a connection id of its own, twenty bytes long.
-            Self::Behind => vec![[&long(0xE0, 1)[..], &[0, 20], &[0; 20], packet].concat()],
-            Self::Noise => {
-                let noise = [&packet[..9], &[0x55; 100]].concat();
-                vec![noise, [&long(0xC0, 0x55)[..], &[0; 1_200]].concat()]
-            }
+            Self::BehindInitial => vec![behind(long(0xD0, 1, chosen))],
+            Self::BehindHandshake => vec![behind(long(0xE0, 1, id))],
+            Self::Noise => vec![
+                packet[..9].iter().copied().chain(noise()).collect(),
+                long(0xC0, 0x55, id).into_iter().chain(vec![0; 1_200]).chain(noise()).collect(),
+            ],
         }
     }
+}
+
+/// The connection id that an Initial is for (RFC 9000, 17.2.2).
+fn chosen_id(packet: &[u8]) -> Option<&[u8]> {
+    packet.first().filter(|form| *form & 0xF0 == 0xC0)?;
+    packet.get(6..6 + usize::from(*packet.get(5)?))
 }
 
 /// Packets of one direction.
@@ -153,6 +166,8 @@ struct State {
     held: usize,
     number: u64,
     random: u64,
+    /// The connection id that the first client chose.
+    chosen: Vec<u8>,
     /// How often a NAT on the path has forgotten whom it let through.
     forgotten: u64,
     /// How long it remembers a client that says nothing.
@@ -197,6 +212,7 @@ impl Link {
             under_way: BinaryHeap::new(),
             held: 0,
             number: 0,
+            chosen: Vec::new(),
             forgotten: 0,
             remembers: None,
             random: (seed + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
@@ -228,9 +244,6 @@ impl Link {
         self.addr
     }
 
-    pub(crate) fn stranger(&self) -> SocketAddr {
-        self.shared.stranger.local_addr().unwrap()
-    }
     /// Changes both directions.
     pub(crate) fn becomes(&self, change: impl Fn(&mut Conditions)) {
         for way in &mut self.shared.state().ways {
@@ -290,9 +303,13 @@ impl Shared {
         let Some(due) = state.due(way, bytes.len()) else { return };
         let next = state.under_way.peek().map(|Reverse(packet)| packet.due);
         let mut bytes = bytes.to_vec();
+        if way == Way::Up && state.chosen.is_empty() {
+            state.chosen = chosen_id(&bytes).unwrap_or_default().to_vec();
+        }
         if way == Way::Up && state.happens(way, |conditions| conditions.copied) {
             state.ways[way as usize].count.copied += 1;
-            for forged in state.ways[way as usize].conditions.forgery.of(&bytes) {
+            let forgery = state.ways[way as usize].conditions.forgery;
+            for forged in forgery.of(&bytes, &state.chosen) {
                 // Nobody minds when there is no router.
                 let _ = self.stranger.send(&forged);
             }

@@ -2,16 +2,20 @@
 
 use quinn_proto::HashedConnectionIdGenerator;
 
+use super::header::FULL;
+use super::vote::{PACKETS, Winner};
 use super::waiting::HELD_MOST;
 use super::*;
 use crate::transport::socket::LARGEST_TRAIN;
 
 const KEY: u64 = 7;
 
-/// Homes, a connection id of the endpoint, and the time.
+/// Homes, a connection id of the endpoint, the tasks of its connection and of a stranger's, and the time.
 struct Scene {
     homes: Homes,
     id: Id,
+    connection: task::Id,
+    strangers: task::Id,
     now: Instant,
 }
 
@@ -19,15 +23,21 @@ impl Scene {
     /// After a handshake with `addr`.
     fn with(addr: SocketAddr) -> Self {
         let mut scene = Self::new();
-        let long = [&[0xC0, 0, 0, 0, 1, 0, 8][..], &scene.id, &[0; 20]].concat();
-        scene.homes.sends(addr, &long, scene.now);
+        scene.begins(addr, scene.connection);
         scene
+    }
+
+    /// A handshake goes to an address.
+    fn begins(&mut self, addr: SocketAddr, connection: task::Id) {
+        let long = initial_from(&self.id, FULL);
+        self.homes.sends(addr, &long, connection, self.now);
     }
 
     fn new() -> Self {
         let mut ids = HashedConnectionIdGenerator::from_key(KEY);
         let id = ids.generate_cid()[..].try_into().expect("eight bytes");
-        Self { homes: Homes::new(Box::new(ids)), id, now: Instant::now() }
+        let [connection, strangers] = tasks();
+        Self { homes: Homes::new(Box::new(ids)), id, connection, strangers, now: Instant::now() }
     }
 
     fn after(&mut self, millis: u64) -> &mut Self {
@@ -46,9 +56,14 @@ impl Scene {
         self.homes.arrives(&meta, bytes, self.now)
     }
 
-    /// The endpoint has something for an address.
+    /// The connection has something for an address.
     fn says(&mut self, to: SocketAddr) {
-        self.homes.sends(to, &[0x40; 30], self.now);
+        self.homes.sends(to, &[0x40; 30], self.connection, self.now);
+    }
+
+    /// The stranger's own connection has.
+    fn says_to_stranger(&mut self, to: SocketAddr) {
+        self.homes.sends(to, &[0x40; 30], self.strangers, self.now);
     }
 
     /// The last byte of each train that is due.
@@ -59,6 +74,17 @@ impl Scene {
         let count = self.homes.release(&mut buffers, &mut meta, self.now);
         (0..count).map(|at| buffers[at][meta[at].len - 1]).collect()
     }
+}
+
+fn tasks<const COUNT: usize>() -> [task::Id; COUNT] {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    std::array::from_fn(|_| runtime.spawn(async {}).id())
+}
+
+/// A packet of a handshake, from a connection id.
+fn initial_from(id: &Id, length: usize) -> Vec<u8> {
+    let head = [&[0xC0, 0, 0, 0, 1, 0, 8][..], id].concat();
+    [&head[..], &vec![0; length - head.len()]].concat()
 }
 
 fn addr(host: u8) -> SocketAddr {
@@ -90,7 +116,7 @@ fn a_peer_that_has_moved_waits_for_one_turn() {
     assert_eq!(scene.due(), [2, 3], "at once");
     assert!(scene.hears(addr(2), 4));
     assert_eq!(scene.homes.waiting.bytes(), 0);
-    assert!(!scene.homes.awaits_answer());
+    assert!(!scene.homes.awaits_answer(scene.now));
 }
 
 #[test]
@@ -209,27 +235,110 @@ fn noise_from_many_addresses_drives_out_nobody() {
 }
 
 #[test]
-fn a_version_negotiation_does_not_tell_where_a_connection_is() {
+fn who_has_a_connection_too_makes_nobody_late() {
     let mut scene = Scene::with(addr(1));
-    // Its ids are those of the packet that nobody knows the version of.
-    let negotiation = [&[0xC0, 0, 0, 0, 0, 0, 8][..], &scene.id, &[0, 0, 0, 1]].concat();
-    scene.homes.sends(addr(9), &negotiation, scene.now);
+    let own = scene.id;
+    scene.id = scene.homes.ids.generate_cid()[..].try_into().expect("eight bytes");
+    scene.begins(addr(9), scene.strangers);
+    scene.id = own;
+    assert!(!scene.after(1_000).hears(addr(9), 1));
+    assert_eq!(scene.after(25).due(), [1]);
+    scene.says_to_stranger(addr(9));
+    assert!(!scene.hears(addr(9), 2), "that was for its own connection");
     assert!(scene.hears(addr(1), 0));
-    let other = [&[0xC0, 0, 0, 0, 1, 0, 8][..], &scene.id, &[0; 20]].concat();
-    scene.homes.sends(addr(9), &other, scene.now);
-    assert!(scene.hears(addr(1), 0), "a handshake is with one address");
+    // The client has moved by itself, and has another id.
+    scene.id = scene.homes.ids.generate_cid()[..].try_into().expect("eight bytes");
+    for number in 0..50 {
+        assert!(scene.hears(addr(9), 100 + number) && scene.hears(addr(9), 150 + number));
+        scene.says_to_stranger(addr(9));
+        assert!(scene.after(10).hears(addr(2), number));
+        scene.says(addr(2));
+    }
+    assert!(scene.after(1_000).hears(addr(2), 0));
+    assert!(!scene.hears(addr(9), 0));
+    assert_eq!(scene.homes.connections[&scene.connection], addr(2));
 }
 
 #[test]
-fn a_copy_behind_a_packet_of_a_handshake_waits_too() {
+fn who_comes_back_to_its_address_with_another_id_is_at_home_there() {
     let mut scene = Scene::with(addr(1));
-    let long = [&[0xE0, 0, 0, 0, 1, 8][..], &scene.id, &[0, 0]].concat();
-    let both = [&long[..], &[0x40], &scene.id, &[0; 20]].concat();
-    assert!(!scene.arrives(addr(9), &both, both.len()));
-    assert!(scene.arrives(addr(1), &both, both.len()));
-    scene.id[0] ^= 1;
-    let unknown = [&[0xC0, 0, 0, 0, 1, 8][..], &scene.id, &[0; 20]].concat();
-    assert!(scene.arrives(addr(9), &unknown, unknown.len()), "a client's choice");
+    scene.id = scene.homes.ids.generate_cid()[..].try_into().expect("eight bytes");
+    for number in 0..50 {
+        assert!(scene.hears(addr(9), 100 + number), "noise is first");
+        assert!(scene.after(10).hears(addr(1), number));
+        scene.says(addr(1));
+    }
+    assert!(scene.after(1_000).hears(addr(1), 0));
+    assert!(!scene.hears(addr(9), 0));
+}
+
+#[test]
+fn only_the_beginning_of_a_handshake_tells_where_a_connection_is() {
+    let mut scene = Scene::new();
+    // A refusal is as short as it can be, and a Version Negotiation has the ids of the packet that it is about.
+    let refusal = initial_from(&scene.id, FULL - 1);
+    let mut negotiation = initial_from(&scene.id, FULL);
+    negotiation[4] = 0;
+    for packet in [refusal, negotiation] {
+        scene.homes.sends(addr(9), &packet, scene.strangers, scene.now);
+        assert!(scene.homes.known.is_empty());
+    }
+    scene.begins(addr(1), scene.connection);
+    scene.begins(addr(9), scene.strangers);
+    assert!(scene.hears(addr(1), 0), "a handshake is with one address");
+    assert!(!scene.hears(addr(9), 0));
+}
+
+#[test]
+fn a_copy_behind_packets_of_a_handshake_waits_too() {
+    let mut scene = Scene::with(addr(1));
+    let long = |form: u8, to: &[u8], behind: &[u8]| {
+        [&[form, 0, 0, 0, 1, to.len() as u8][..], to, &[0], behind].concat()
+    };
+    let copy = [&[0x40][..], &scene.id, &[0; 20]].concat();
+    let handshake = long(0xE0, &scene.id, &[20]);
+    // Nothing tells whose the id of a client's first packets is; a token of two bytes, a length of two bytes.
+    let initial = long(0xC0, &[7; 20], &[2, 0, 0, 0x40, 20]);
+    let early = long(0xD0, &[7; 20], &[20]);
+    for before in [vec![&handshake], vec![&initial], vec![&early], vec![&initial, &early]] {
+        let before = before.into_iter().flat_map(|packet| [&packet[..], &[0; 20]].concat());
+        let datagram = [before.collect(), copy.clone()].concat();
+        assert!(!scene.arrives(addr(9), &datagram, datagram.len()), "{datagram:02x?}");
+        assert!(scene.arrives(addr(1), &datagram, datagram.len()));
+    }
+    assert!(!scene.arrives(addr(9), &handshake, handshake.len()));
+    assert!(scene.arrives(addr(9), &initial, initial.len()), "a client's choice");
+}
+
+#[test]
+fn a_crowd_of_strangers_hides_nobody_who_moves() {
+    let mut scene = Scene::with(addr(1));
+    scene.after(1_000);
+    assert!(!scene.hears(addr(2), 1));
+    for port in 1..=10_000 {
+        scene.hears(SocketAddr::from(([192, 0, 2, 9], port)), 0);
+    }
+    scene.after(25);
+    while !scene.due().is_empty() {}
+    assert!(!scene.hears(addr(2), 2));
+    assert_eq!(scene.after(25).due(), [2]);
+    scene.says(addr(2));
+    assert!(scene.hears(addr(2), 3));
+    scene.after(1_001);
+    assert!(!scene.homes.awaits_answer(scene.now), "none is looked out for for long");
+}
+
+#[test]
+fn votes_are_bounded() {
+    let mut scene = Scene::new();
+    for _ in 0..2 * VOTES {
+        scene.id = scene.homes.ids.generate_cid()[..].try_into().expect("eight bytes");
+        assert!(scene.hears(addr(1), 0));
+    }
+    assert_eq!(scene.homes.votes.len(), VOTES);
+    assert_eq!(scene.homes.known.values().filter(|home| home.vote.is_some()).count(), VOTES);
+    assert!(scene.after(1_001).hears(addr(1), 0));
+    assert!(scene.homes.votes.is_empty());
 }
 
 #[test]
@@ -249,22 +358,22 @@ fn each_packet_of_a_train_counts() {
 
 #[test]
 fn of_many_packets_a_sample_tells_who_copies_even_far_ahead_of_the_path() {
-    let start = Instant::now();
+    let (start, [connection]) = (Instant::now(), tasks());
     let mut vote = Vote::new(None, start);
-    let packet = |number: u64| number.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(32);
     for number in 0..5_000 {
         let now = start + Duration::from_micros(200 * number);
         if number % 10 > 0 {
-            vote.hears(addr(9), [packet(number)], now);
+            vote.hears(addr(9), [number << 32], now);
         }
         if let Some(late) = number.checked_sub(1_000) {
-            vote.hears(addr(1), [packet(late)], now);
+            vote.hears(addr(1), [late << 32], now);
         }
     }
     // Its packets are never the newest, so QUIC does not follow them.
-    vote.answers(addr(9));
-    assert_eq!(vote.winner(start + Duration::from_secs(1)), Some(addr(1)));
-    assert!(vote.remembered() <= 1_024);
+    vote.answers(addr(9), Answer::New(connection), start);
+    let winner = Winner { addr: addr(1), connection: Some(connection) };
+    assert_eq!(vote.winner(start + Duration::from_secs(1)), Some(winner));
+    assert!(vote.remembered() <= PACKETS);
 }
 
 #[test]
@@ -274,6 +383,7 @@ fn an_id_without_a_handshake_is_with_who_sends_what_no_other_one_sends() {
         assert!(number % 2 == 1 || scene.hears(addr(9), number), "a copy is first");
         assert!(scene.after(10).hears(addr(1), number));
     }
+    scene.says(addr(9));
     assert!(scene.after(1_000).hears(addr(1), 0));
     assert!(!scene.hears(addr(9), 0));
 }
@@ -287,7 +397,7 @@ fn ids_of_others_and_handshakes_are_not_watched() {
     }
     assert!(scene.homes.known.is_empty());
     let mut scene = Scene::with(addr(1));
-    for packet in [&[][..], &[0x40; 8], &[0xC0; 5], &[0xC0; 30], &[0xF0; 30]] {
+    for packet in [&[][..], &[0x40; 8], &[0xC0; 5], &[0xC0; 30], &[0xF0; 30], &[0xE0; FULL]] {
         assert!(scene.arrives(addr(9), packet, packet.len()), "{packet:?}");
         assert_eq!(handshake_id(packet), None, "{packet:?}");
     }

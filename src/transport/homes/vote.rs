@@ -1,22 +1,24 @@
 //! Where a connection is, while that is not known.
 
 use std::collections::HashMap;
+use std::hash::BuildHasher;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
+
+use tokio::task;
 
 /// Of a connection id that turned up without a handshake, or somewhere else: the first packet from there may be a copy. So
 /// all of a second tell which address sends what no other one sends. Noise is that too: an address counts only where QUIC
 /// has answered it meanwhile, or one that has sent the same.
 #[derive(Debug)]
 pub(super) struct Vote {
-    until: Instant,
+    pub(super) until: Instant,
     /// The address before, and when it was heard last.
     before: Option<(SocketAddr, Instant)>,
-    /// In the order in which they were heard first.
     voices: Vec<Voice>,
-    /// By their last bytes, which are encrypted: of two packets they are the same only where all else is.
+    /// By a hash, which nobody can foresee, of their last bytes, which are encrypted: these are the same only where all is.
     packets: HashMap<u64, Packet>,
-    /// Bits that are 0 in the last bytes of the packets that count.
+    /// Bits that are 0 in the hashes of the packets that count.
     sample: u64,
 }
 
@@ -24,9 +26,29 @@ pub(super) struct Vote {
 #[derive(Debug)]
 struct Voice {
     addr: SocketAddr,
-    answered: bool,
+    since: Instant,
+    answer: Answer,
     /// By its place in the list, who has sent the same; a bit for each.
     shares_with: u8,
+}
+
+/// Whether a connection has sent to an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    /// None has.
+    No,
+    /// One that is known to be there, so that it may have sent something else.
+    Usual,
+    /// The one whose task this is, which was elsewhere before: QUIC has moved it.
+    New(task::Id),
+}
+
+/// Where a connection is.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Winner {
+    pub(super) addr: SocketAddr,
+    /// Whose task that is.
+    pub(super) connection: Option<task::Id>,
 }
 
 #[derive(Debug)]
@@ -42,26 +64,22 @@ impl Vote {
         Self { until: now + VOTE, before, voices: Vec::new(), packets: HashMap::new(), sample: 0 }
     }
 
-    /// Whether it is over.
-    pub(super) fn is_over(&self, now: Instant) -> bool {
-        now >= self.until
-    }
-
-    /// Packets with these last bytes have come from `addr`; whether it is not known whether any is genuine.
+    /// Packets with these last bytes have come from `addr`; whether it is not known yet that any is genuine.
     pub(super) fn hears(
         &mut self,
         addr: SocketAddr,
         ends: impl IntoIterator<Item = u64>,
         since: Instant,
     ) -> bool {
-        let Some(voice) = self.voice(addr) else { return true };
+        let Some(voice) = self.voice(addr, since) else { return true };
         for end in ends {
             self.counts(voice, end, since);
         }
-        !self.voices[voice].answered
+        !matches!(self.voices[voice].answer, Answer::New(_))
     }
 
     fn counts(&mut self, voice: usize, end: u64, since: Instant) {
+        let end = self.packets.hasher().hash_one(end);
         if end & self.sample != 0 {
             return;
         }
@@ -81,26 +99,37 @@ impl Vote {
     }
 
     /// QUIC sends to `addr`.
-    pub(super) fn answers(&mut self, addr: SocketAddr) {
-        if let Some(voice) = self.voice(addr) {
-            self.voices[voice].answered = true;
+    pub(super) fn answers(&mut self, addr: SocketAddr, answer: Answer, now: Instant) {
+        if let Some(voice) = self.voice(addr, now)
+            && self.voices[voice].answer.rank() < answer.rank()
+        {
+            self.voices[voice].answer = answer;
         }
     }
 
-    /// Where the connection is, if anybody was heard.
-    pub(super) fn winner(&self, now: Instant) -> Option<SocketAddr> {
+    /// Where the connection is, if QUIC has answered anybody.
+    pub(super) fn winner(&self, now: Instant) -> Option<Winner> {
         let mut own = [0; VOICES];
         for packet in self.packets.values() {
             // Of what came in the end, the original may be under way.
             let has_had_time = packet.since + ORIGINAL <= now;
             own[packet.voice] += usize::from(has_had_time && !packet.is_shared);
         }
-        let answered = (0..).zip(&self.voices).filter(|(_, voice)| voice.answered);
-        let answered = answered.fold(0, |bits: u8, (place, _)| bits | 1 << place);
-        let may_win = |voice: &Voice| voice.answered || voice.shares_with & answered != 0;
+        let voices =
+            self.voices.iter().zip(own).map(|(voice, own)| (voice, self.answer(voice), own));
+        let answered = voices.filter(|(_, answer, _)| *answer != Answer::No);
         // Of equals the last: an original comes after its copy.
-        let winner = self.voices.iter().zip(own).max_by_key(|(it, own)| (may_win(it), *own));
-        winner.map(|(voice, _)| voice.addr)
+        let winner = answered.max_by_key(|(voice, answer, own)| (answer.rank(), *own, voice.since));
+        winner
+            .map(|(voice, answer, _)| Winner { addr: voice.addr, connection: answer.connection() })
+    }
+
+    /// The best answer that an address, or another one that has sent the same, has got.
+    fn answer(&self, voice: &Voice) -> Answer {
+        let shares_with = |place: usize| voice.shares_with & 1 << place != 0;
+        let others = (0..).zip(&self.voices).filter(|(place, _)| shares_with(*place));
+        let answers = others.map(|(_, other)| other.answer).chain([voice.answer]);
+        answers.max_by_key(|answer| answer.rank()).unwrap_or(Answer::No)
     }
 
     /// Whether `addr` is the one before.
@@ -114,24 +143,41 @@ impl Vote {
     }
 
     /// The place of an address in the list, if there is room: noise goes first, and who is answered never.
-    fn voice(&mut self, addr: SocketAddr) -> Option<usize> {
+    fn voice(&mut self, addr: SocketAddr, since: Instant) -> Option<usize> {
         if let Some(at) = self.voices.iter().position(|voice| voice.addr == addr) {
             return Some(at);
         }
-        let new = Voice { addr, answered: false, shares_with: 0 };
+        let new = Voice { addr, since, answer: Answer::No, shares_with: 0 };
         if self.voices.len() < VOICES {
             self.voices.push(new);
             return Some(self.voices.len() - 1);
         }
-        let is_noise = |voice: &Voice| !voice.answered && voice.shares_with == 0;
-        let noise = self.voices.iter().position(is_noise);
-        let at = noise.or_else(|| self.voices.iter().position(|voice| !voice.answered))?;
+        let places = (0..VOICES).filter(|at| self.voices[*at].answer == Answer::No);
+        let at =
+            places.min_by_key(|at| (self.voices[*at].shares_with != 0, self.voices[*at].since))?;
         self.voices[at] = new;
         for voice in &mut self.voices {
             voice.shares_with &= !(1 << at);
         }
         self.packets.retain(|_, packet| packet.voice != at);
         Some(at)
+    }
+}
+
+impl Answer {
+    fn rank(self) -> u8 {
+        match self {
+            Self::No => 0,
+            Self::Usual => 1,
+            Self::New(_) => 2,
+        }
+    }
+
+    fn connection(self) -> Option<task::Id> {
+        match self {
+            Self::New(connection) => Some(connection),
+            Self::No | Self::Usual => None,
+        }
     }
 }
 
@@ -142,4 +188,4 @@ const ORIGINAL: Duration = Duration::from_millis(250);
 /// As many as [`Voice::shares_with`] has bits.
 const VOICES: usize = 8;
 /// Packets that are remembered; of more, half of them, and so on.
-const PACKETS: usize = 1_024;
+pub(super) const PACKETS: usize = 256;

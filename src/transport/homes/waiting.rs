@@ -16,7 +16,7 @@ pub(super) struct Waiting {
     contested: VecDeque<Train>,
     /// No longer.
     ready: VecDeque<Train>,
-    /// Of all that is held, with what it takes besides; less than [`HELD_MOST`] once what is ready has been taken.
+    /// Of all that is held, with what it takes besides; at most [`HELD_MOST`] once what is ready has been taken.
     bytes: usize,
 }
 
@@ -30,8 +30,8 @@ pub(super) struct Train {
 }
 
 impl Waiting {
-    /// Keeps a train, for a long time where it is `contested` from the beginning. When that is too much, those that have
-    /// waited longest come out before their time.
+    /// Keeps a train, for a long time where it is `contested` from the beginning. When that is too much, others come out
+    /// before their time: of the contested ones the longest first, then of the fresh ones.
     pub(super) fn keep(&mut self, train: Train, contested: bool) {
         self.bytes += train.cost();
         let queue = if contested { &mut self.contested } else { &mut self.fresh };
@@ -83,7 +83,8 @@ impl Waiting {
                 None => {
                     let train = self.fresh.pop_front_if(|train| train.since + TURN <= now)?;
                     if goes_on(&train) {
-                        self.contested.push_back(train);
+                        let later = self.contested.partition_point(|it| it.since <= train.since);
+                        self.contested.insert(later, train);
                         continue;
                     }
                     train

@@ -5,6 +5,7 @@ use std::future::poll_fn;
 use std::time::Duration;
 
 use quinn_proto::HashedConnectionIdGenerator;
+use tokio::sync::mpsc;
 
 use super::*;
 
@@ -64,6 +65,7 @@ struct Scene {
     script: Arc<Script>,
     socket: Arc<Roaming>,
     id: Vec<u8>,
+    sends: mpsc::UnboundedSender<(SocketAddr, Vec<u8>)>,
 }
 
 impl Scene {
@@ -73,16 +75,28 @@ impl Scene {
         let script = Arc::new(Script::default());
         let udp: Arc<dyn AsyncUdpSocket> = Arc::<Script>::clone(&script);
         let socket = Roaming::new(udp, Box::new(ids));
-        let scene = Self { script, socket, id };
-        let long = [&[0xC0, 0, 0, 0, 1, 0, 8][..], &scene.id, &[0; 20]].concat();
-        scene.sends(addr(1), &long);
-        scene
+        let (sends, mut sending) = mpsc::unbounded_channel::<(SocketAddr, Vec<u8>)>();
+        let connection = Arc::clone(&socket);
+        task::spawn(async move {
+            while let Some((destination, contents)) = sending.recv().await {
+                send(&connection, destination, &contents);
+            }
+        });
+        Self { script, socket, id, sends }
     }
 
-    fn sends(&self, destination: SocketAddr, contents: &[u8]) {
-        let transmit =
-            Transmit { destination, ecn: None, contents, segment_size: None, src_ip: None };
-        self.socket.try_send(&transmit).expect("sent");
+    /// The connection's task sends.
+    fn sends(&self, to: SocketAddr, contents: &[u8]) {
+        self.sends.send((to, contents.to_vec())).expect("a task");
+    }
+
+    /// After a handshake with the first address.
+    async fn after_handshake() -> Self {
+        let scene = Self::new();
+        let long = [&[0xC0, 0, 0, 0, 1, 0, 8][..], &scene.id, &[0; 1_200]].concat();
+        scene.sends(addr(1), &long);
+        task::yield_now().await;
+        scene
     }
 
     fn packet(&self, from: SocketAddr, payload: u8) -> (SocketAddr, Vec<u8>) {
@@ -99,15 +113,17 @@ impl Scene {
             let receive = poll_fn(|cx| socket.poll_recv(cx, &mut buffers, &mut meta));
             let count = receive.await.expect("received");
             if let Some(destination) = answers {
-                let contents = &[0x40; 30];
-                let transmit =
-                    Transmit { destination, ecn: None, contents, segment_size: None, src_ip: None };
-                socket.try_send(&transmit).expect("sent");
+                send(&socket, destination, &[0x40; 30]);
             }
             (0..count).map(|at| (meta[at].addr, buffers[at][meta[at].len - 1])).collect()
         };
         task::spawn(receiving).await.expect("no panic")
     }
+}
+
+fn send(socket: &Roaming, destination: SocketAddr, contents: &[u8]) {
+    let transmit = Transmit { destination, ecn: None, contents, segment_size: None, src_ip: None };
+    socket.try_send(&transmit).expect("sent");
 }
 
 fn addr(host: u8) -> SocketAddr {
@@ -116,7 +132,7 @@ fn addr(host: u8) -> SocketAddr {
 
 #[tokio::test]
 async fn what_is_held_leaves_no_gap_and_comes_out_by_itself() {
-    let scene = Scene::new();
+    let scene = Scene::after_handshake().await;
     let trains = [(1, 10), (9, 11), (1, 12)];
     scene.script.brings(trains.map(|(host, payload)| scene.packet(addr(host), payload)));
     assert_eq!(scene.receives(None).await, [(addr(1), 10), (addr(1), 12)]);
@@ -127,7 +143,7 @@ async fn what_is_held_leaves_no_gap_and_comes_out_by_itself() {
 
 #[tokio::test]
 async fn an_answer_wakes_who_receives() {
-    let scene = Scene::new();
+    let scene = Scene::after_handshake().await;
     scene.script.brings([scene.packet(addr(2), 1)]);
     assert_eq!(scene.receives(None).await, [(addr(2), 1)], "the known address was silent");
     scene.script.brings([scene.packet(addr(1), 2)]);
@@ -151,7 +167,7 @@ async fn an_answer_wakes_who_receives() {
 
 #[tokio::test]
 async fn what_the_endpoint_says_by_itself_proves_nothing() {
-    let scene = Scene::new();
+    let scene = Scene::after_handshake().await;
     scene.script.brings([scene.packet(addr(9), 1)]);
     // A stateless reset, say.
     assert_eq!(scene.receives(Some(addr(9))).await, [(addr(9), 1)]);
