@@ -5,8 +5,7 @@
 #![allow(dead_code, reason = "not every test wants everything")]
 
 use std::cmp::Reverse;
-use std::collections::hash_map::Entry;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::BinaryHeap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
@@ -14,7 +13,13 @@ use std::time::{Duration, Instant};
 
 use tokio::net::UdpSocket;
 use tokio::sync::{Notify, oneshot};
-use tokio_util::task::AbortOnDropHandle;
+
+pub(crate) use forgery::Forgery;
+use forgery::chosen_id;
+use relay::{accept, deliver, socket};
+
+mod forgery;
+mod relay;
 
 /// What one direction does to packets.
 #[derive(Clone, Debug)]
@@ -74,50 +79,6 @@ impl Conditions {
     }
 }
 
-/// What a stranger sends who reads packets of QUIC on their way to the router.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Forgery {
-    /// The same.
-    Copy,
-    /// The same, behind a packet of the handshake, for the connection id that the client chose then.
-    BehindInitial,
-    /// The same, behind one for its connection id of now.
-    BehindHandshake,
-    /// Something that nobody has encrypted, and a version that nobody knows, both for the same connection.
-    Noise,
-}
-
-impl Forgery {
-    /// What to send of a packet with a short header (RFC 9000, 17.3), whose client began with an id of its own choice.
-    fn of(self, packet: &[u8], chosen: &[u8]) -> Vec<Vec<u8>> {
-        let (id, tail) = match packet.split_at_checked(9) {
-            Some((head, tail)) if head[0] & 0x80 == 0 => (&head[1..], tail),
-            _ => return vec![packet.to_vec()],
-        };
-        let long = |form, version, to: &[u8]| {
-            [&[form, 0, 0, 0, version, to.len() as u8], to, &[0]].concat()
-        };
-        // Twenty bytes that nobody can read.
-        let behind = |long: Vec<u8>| [&long[..], &[20], &[0; 20], packet].concat();
-        let noise = || tail.iter().map(|byte| byte ^ 0x55);
-        match self {
-            Self::Copy => vec![packet.to_vec()],
-            Self::BehindInitial => vec![behind(long(0xD0, 1, chosen))],
-            Self::BehindHandshake => vec![behind(long(0xE0, 1, id))],
-            Self::Noise => vec![
-                packet[..9].iter().copied().chain(noise()).collect(),
-                long(0xC0, 0x55, id).into_iter().chain(vec![0; 1_200]).chain(noise()).collect(),
-            ],
-        }
-    }
-}
-
-/// The connection id that an Initial is for (RFC 9000, 17.2.2).
-fn chosen_id(packet: &[u8]) -> Option<&[u8]> {
-    packet.first().filter(|form| *form & 0xF0 == 0xC0)?;
-    packet.get(6..6 + usize::from(*packet.get(5)?))
-}
-
 /// Packets of one direction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Count {
@@ -172,14 +133,6 @@ struct State {
     forgotten: u64,
     /// How long it remembers a client that says nothing.
     remembers: Option<Duration>,
-}
-
-/// What a NAT on the path knows of one client.
-struct Mapping {
-    back: Arc<UdpSocket>,
-    /// When the client was heard.
-    heard: Arc<Mutex<Instant>>,
-    _answers: AbortOnDropHandle<()>,
 }
 
 struct Direction {
@@ -429,87 +382,6 @@ impl Ord for Packet {
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
         (self.due, self.number).cmp(&(other.due, other.number))
     }
-}
-
-/// Takes packets of clients; each client gets a socket of its own towards the router.
-async fn accept(shared: Arc<Shared>, front: Arc<UdpSocket>, router: SocketAddr) {
-    let mut clients: HashMap<SocketAddr, Mapping> = HashMap::new();
-    let mut forgotten = 0;
-    let mut buffer = vec![0; 65_536];
-    loop {
-        let Ok((length, client)) = front.recv_from(&mut buffer).await else { continue };
-        let now = shared.state().forgotten;
-        if now != forgotten {
-            clients.clear();
-            forgotten = now;
-        }
-        if clients.get(&client).is_some_and(|known| shared.has_forgotten(&known.heard)) {
-            clients.remove(&client);
-        }
-        let Mapping { back, heard, .. } = match clients.entry(client) {
-            Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(new) => {
-                let back = UdpSocket::from_std(socket()).expect("a socket");
-                back.connect(router).await.expect("a router");
-                let (back, heard) = (Arc::new(back), Arc::new(Mutex::new(Instant::now())));
-                let sides = (Arc::clone(&back), Arc::clone(&front));
-                let answers = answers(Arc::clone(&shared), sides, client, Arc::clone(&heard));
-                let _answers = AbortOnDropHandle::new(tokio::spawn(answers));
-                new.insert(Mapping { back, heard, _answers })
-            }
-        };
-        *heard.lock().expect("nobody panics here") = Instant::now();
-        shared.send(Way::Up, &buffer[..length], back, None);
-    }
-}
-
-/// Takes the router's packets for one client.
-async fn answers(
-    shared: Arc<Shared>,
-    (back, front): (Arc<UdpSocket>, Arc<UdpSocket>),
-    client: SocketAddr,
-    heard: Arc<Mutex<Instant>>,
-) {
-    let mut buffer = vec![0; 65_536];
-    loop {
-        // A router that is gone says so here; it may come back.
-        let Ok(length) = back.recv(&mut buffer).await else { continue };
-        if shared.has_forgotten(&heard) {
-            shared.state().ways[Way::Down as usize].count.forgotten += 1;
-            continue;
-        }
-        shared.send(Way::Down, &buffer[..length], &front, Some(client));
-    }
-}
-
-/// Hands packets over when they are due.
-async fn deliver(shared: Arc<Shared>) {
-    loop {
-        let (due, next) = shared.state().take();
-        for packet in due {
-            // Who is not there does not get it.
-            let _ = match packet.to {
-                Some(to) => packet.socket.send_to(&packet.bytes, to).await,
-                None => packet.socket.send(&packet.bytes).await,
-            };
-        }
-        match next {
-            Some(next) => {
-                let _ = tokio::time::timeout_at(next.into(), shared.sooner.notified()).await;
-            }
-            None => shared.sooner.notified().await,
-        }
-    }
-}
-
-/// A socket that drops nothing of its own accord.
-fn socket() -> std::net::UdpSocket {
-    let socket = std::net::UdpSocket::bind("127.0.0.1:0").expect("a socket");
-    socket.set_nonblocking(true).expect("it does not block");
-    let buffers = socket2::SockRef::from(&socket);
-    buffers.set_recv_buffer_size(4 << 20).expect("a buffer");
-    buffers.set_send_buffer_size(4 << 20).expect("a buffer");
-    socket
 }
 
 /// IPv4 and UDP.
