@@ -33,8 +33,9 @@ pub(super) struct Homes {
     swept: Option<Instant>,
     /// Where each connection is known to be, by its task.
     connections: HashMap<task::Id, SocketAddr>,
-    /// What is voted on and until when; the first to end first.
-    votes: VecDeque<(Id, Instant)>,
+    /// What is voted on and until when; the first to end first. Ids that have appeared, and such that have moved: these are
+    /// a client's own, as QUIC has answered them.
+    votes: [VecDeque<(Id, Instant)>; 2],
     waiting: Waiting,
     candidates: Candidates,
 }
@@ -57,6 +58,8 @@ struct Home {
     heard: Instant,
     /// The task of the connection, once it is known.
     connection: Option<task::Id>,
+    /// Whether its handshake has told, and not a vote.
+    is_proved: bool,
     /// Not known yet where: none may be kept waiting.
     vote: Option<Box<Vote>>,
     /// Until then somebody is known to be faster than the path by more than a turn.
@@ -80,7 +83,7 @@ impl Homes {
             known: HashMap::new(),
             swept: None,
             connections: HashMap::new(),
-            votes: VecDeque::new(),
+            votes: <[VecDeque<_>; 2]>::default(),
             waiting: Waiting::default(),
             candidates: Candidates::default(),
         }
@@ -88,7 +91,7 @@ impl Homes {
 
     /// A train arrives: whether it is passed on now. If not, it is kept here.
     pub(super) fn arrives(&mut self, meta: &RecvMeta, bytes: &[u8], now: Instant) -> bool {
-        self.ends_votes(now, VOTES);
+        self.tick(now);
         let (mut rest, stride) = (bytes, meta.stride.max(1));
         let mut from_elsewhere = None;
         while let Some(first) = rest.chunks(stride).next() {
@@ -112,7 +115,7 @@ impl Homes {
         let Header { id, is_long } = *header;
         let Some(home) = self.known.get_mut(&id) else {
             // A client chooses the id that its first packet is for.
-            if !is_long && self.learn(id, Home::new(run.from, None, now), now) {
+            if !is_long && self.learn(id, Home::new(run.from, None, now)) {
                 self.opens_vote(id, None, now);
                 self.hears_elsewhere(id, run, now);
             }
@@ -146,32 +149,38 @@ impl Homes {
     }
 
     /// Whether the id is this endpoint's own, and there is room.
-    fn learn(&mut self, id: Id, home: Home, now: Instant) -> bool {
-        if self.ids.validate(&ConnectionId::new(&id)).is_err() {
-            return false;
+    fn learn(&mut self, id: Id, home: Home) -> bool {
+        let is_own = self.ids.validate(&ConnectionId::new(&id)).is_ok();
+        let has_room = self.known.len() < KNOWN_MOST || self.known.contains_key(&id);
+        if is_own && has_room {
+            self.known.insert(id, home);
         }
+        is_own && has_room
+    }
+
+    /// Time has gone by.
+    fn tick(&mut self, now: Instant) {
+        self.candidates.expire(now);
+        self.ends_votes(now, VOTES);
         if now.duration_since(*self.swept.get_or_insert(now)) > SWEPT_EVERY {
             self.known.retain(|_, home| now.duration_since(home.heard) < FORGOTTEN_AFTER);
             let left: HashSet<_> = self.known.values().filter_map(|it| it.connection).collect();
             self.connections.retain(|connection, _| left.contains(connection));
             self.swept = Some(now);
         }
-        let has_room = self.known.len() < KNOWN_MOST;
-        if has_room {
-            self.known.insert(id, home);
-        }
-        has_room
     }
 
     /// The task of a connection sends to `to`. A handshake names the connection id that the peer is to use, and only the
     /// peer at `to` can answer it. Anything else goes where QUIC has found a packet of the connection to be genuine.
     pub(super) fn sends(&mut self, to: SocketAddr, bytes: &[u8], by: task::Id, now: Instant) {
-        self.candidates.expire(now);
-        self.ends_votes(now, VOTES);
+        self.tick(now);
         if is_long(bytes) {
-            let new = handshake_id(bytes).filter(|id| !self.known.contains_key(id));
-            if new.is_some_and(|id| self.learn(id, Home::new(to, Some(by), now), now)) {
+            let is_known = |home: &Home| home.is_proved && home.connection == Some(by);
+            let new = handshake_id(bytes).filter(|id| !self.known.get(id).is_some_and(is_known));
+            let home = Home { is_proved: true, ..Home::new(to, Some(by), now) };
+            if let Some(id) = new.filter(|id| self.learn(*id, home)) {
                 self.connections.insert(by, to);
+                self.waiting.hurry(id);
             }
         } else if let Some(candidate) = self.candidates.at(to) {
             self.answers(candidate, to, by, now);
@@ -184,9 +193,9 @@ impl Homes {
         let Some(home) = self.known.get_mut(&id) else { return };
         let answer = match (home.connection, self.connections.get(&by)) {
             (Some(connection), _) if connection == by => Answer::New(by),
-            (Some(_), _) => return,
-            (None, Some(known)) if *known != addr => Answer::New(by),
-            (None, _) => Answer::Usual,
+            (Some(_), _) if home.is_proved => return,
+            (_, Some(known)) if *known != addr => Answer::New(by),
+            _ => Answer::Usual,
         };
         if answer != Answer::Usual {
             self.candidates.remove(addr);
@@ -212,33 +221,45 @@ impl Homes {
         self.ends_votes(now, VOTES - 1);
         let Some(home) = self.known.get_mut(&id) else { return };
         let vote = Vote::new(before, now);
-        self.votes.push_back((id, vote.until));
+        self.votes[usize::from(before.is_some())].push_back((id, vote.until));
         home.vote = Some(Box::new(vote));
     }
 
-    /// Ends the votes whose time is over, and of the others the first ones where there are more than `most`.
+    /// Ends the votes whose time is over, and of the others of each kind the first ones where there are more than `most`.
     fn ends_votes(&mut self, now: Instant, most: usize) {
-        while self.votes.front().is_some_and(|(_, until)| *until <= now || self.votes.len() > most)
-        {
-            let Some((id, until)) = self.votes.pop_front() else { return };
-            let Some(home) = self.known.get_mut(&id) else { continue };
-            let Some(vote) = home.vote.take_if(|vote| vote.until == until) else { continue };
-            let Some(winner) = vote.winner(now) else { continue };
-            home.addr = winner.addr;
-            home.connection = home.connection.or(winner.connection);
-            if let Some(connection) = home.connection {
-                self.connections.insert(connection, home.addr);
-            }
-            if vote.is_before(home.addr) {
-                // A stranger was ahead by more than a turn.
-                home.wary = Some(now + WARY);
+        for kind in 0..self.votes.len() {
+            while let Some((id, until)) = self.votes[kind].front().copied()
+                && (until <= now || self.votes[kind].len() > most)
+            {
+                self.votes[kind].pop_front();
+                self.ends_vote(id, until, now);
             }
         }
     }
 
+    fn ends_vote(&mut self, id: Id, until: Instant, now: Instant) {
+        let Some(home) = self.known.get_mut(&id) else { return };
+        let Some(vote) = home.vote.take_if(|vote| vote.until == until) else { return };
+        let Some(winner) = vote.winner(now) else {
+            // Somebody has made the id up, or found it in an answer to strangers.
+            self.known.remove(&id);
+            return;
+        };
+        home.addr = winner.addr;
+        if !home.is_proved {
+            home.connection = winner.connection.or(home.connection);
+        }
+        if let Some(connection) = home.connection {
+            self.connections.insert(connection, home.addr);
+        }
+        if vote.is_before(home.addr) {
+            // A stranger was ahead by more than a turn.
+            home.wary = Some(now + WARY);
+        }
+    }
+
     /// Whether a packet to an address may tell where a peer is.
-    pub(super) fn awaits_answer(&mut self, now: Instant) -> bool {
-        self.candidates.expire(now);
+    pub(super) fn awaits_answer(&self) -> bool {
         !self.candidates.is_empty()
     }
 
@@ -264,7 +285,7 @@ impl Homes {
         meta: &mut [RecvMeta],
         now: Instant,
     ) -> usize {
-        self.ends_votes(now, VOTES);
+        self.tick(now);
         let mut count = 0;
         while count < buffers.len().min(meta.len()) {
             let goes_on =
@@ -294,7 +315,7 @@ impl<'a> Run<'a> {
 
 impl Home {
     fn new(addr: SocketAddr, connection: Option<task::Id>, now: Instant) -> Self {
-        Self { addr, heard: now, connection, vote: None, wary: None }
+        Self { addr, heard: now, connection, is_proved: false, vote: None, wary: None }
     }
 
     /// Whether packets from here have come since those of a train from elsewhere.
@@ -312,7 +333,7 @@ const FORGOTTEN_AFTER: Duration = Duration::from_secs(60);
 const SWEPT_EVERY: Duration = Duration::from_secs(10);
 /// Connections above are not watched.
 const KNOWN_MOST: usize = 65_536;
-/// Votes at the same time. One has [`vote::PACKETS`] packets to remember, in some 10 KiB.
+/// Votes of each kind at the same time. One has [`vote::PACKETS`] packets to remember, in some 10 KiB.
 const VOTES: usize = 1_024;
 /// How long an address has the longer turn after somebody was faster by more than the short one.
 const WARY: Duration = Duration::from_secs(60);

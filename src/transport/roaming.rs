@@ -52,9 +52,8 @@ impl Roaming {
         if state.homes.due().is_none() {
             return 0;
         }
-        let now = Instant::now();
-        let count = state.homes.release(buffers, meta, now);
-        self.awaits_answer.store(state.homes.awaits_answer(now), Ordering::Relaxed);
+        let count = state.homes.release(buffers, meta, Instant::now());
+        self.awaits_answer.store(state.homes.awaits_answer(), Ordering::Relaxed);
         count
     }
 
@@ -72,7 +71,7 @@ impl Roaming {
             }
             left += 1;
         }
-        self.awaits_answer.store(state.homes.awaits_answer(now), Ordering::Relaxed);
+        self.awaits_answer.store(state.homes.awaits_answer(), Ordering::Relaxed);
         left
     }
 
@@ -83,9 +82,8 @@ impl Roaming {
         if state.receiver == Some(task) {
             return;
         }
-        let now = Instant::now();
-        state.homes.sends(transmit.destination, transmit.contents, task, now);
-        self.awaits_answer.store(state.homes.awaits_answer(now), Ordering::Relaxed);
+        state.homes.sends(transmit.destination, transmit.contents, task, Instant::now());
+        self.awaits_answer.store(state.homes.awaits_answer(), Ordering::Relaxed);
         if state.homes.is_ready()
             && let Some(waker) = state.waker.take()
         {

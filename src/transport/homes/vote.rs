@@ -115,21 +115,21 @@ impl Vote {
             let has_had_time = packet.since + ORIGINAL <= now;
             own[packet.voice] += usize::from(has_had_time && !packet.is_shared);
         }
-        let voices =
-            self.voices.iter().zip(own).map(|(voice, own)| (voice, self.answer(voice), own));
-        let answered = voices.filter(|(_, answer, _)| *answer != Answer::No);
+        let voices = self.voices.iter().zip(own).map(|(voice, own)| (voice, self.rank(voice), own));
+        let answered = voices.filter(|(_, rank, _)| *rank > Answer::No.rank());
         // Of equals the last: an original comes after its copy.
-        let winner = answered.max_by_key(|(voice, answer, own)| (answer.rank(), *own, voice.since));
-        winner
-            .map(|(voice, answer, _)| Winner { addr: voice.addr, connection: answer.connection() })
+        let winner = answered.max_by_key(|(voice, rank, own)| (*rank, *own, voice.since));
+        winner.map(|(Voice { addr, answer, .. }, ..)| Winner {
+            addr: *addr,
+            connection: answer.connection(),
+        })
     }
 
     /// The best answer that an address, or another one that has sent the same, has got.
-    fn answer(&self, voice: &Voice) -> Answer {
+    fn rank(&self, voice: &Voice) -> u8 {
         let shares_with = |place: usize| voice.shares_with & 1 << place != 0;
         let others = (0..).zip(&self.voices).filter(|(place, _)| shares_with(*place));
-        let answers = others.map(|(_, other)| other.answer).chain([voice.answer]);
-        answers.max_by_key(|answer| answer.rank()).unwrap_or(Answer::No)
+        others.map(|(_, other)| other.answer.rank()).fold(voice.answer.rank(), u8::max)
     }
 
     /// Whether `addr` is the one before.

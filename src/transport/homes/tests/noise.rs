@@ -82,6 +82,30 @@ fn who_has_a_connection_too_makes_nobody_late() {
 }
 
 #[test]
+fn a_connection_that_a_vote_has_told_is_not_for_ever() {
+    let mut scene = Scene::with(addr(1));
+    let own = scene.id;
+    scene.id = scene.homes.ids.generate_cid()[..].try_into().expect("eight bytes");
+    scene.begins(addr(8), scene.strangers);
+    scene.id = scene.homes.ids.generate_cid()[..].try_into().expect("eight bytes");
+    // Both have moved, and there is more noise.
+    for number in 0..50 {
+        assert!(scene.hears(addr(9), 100 + number) && scene.hears(addr(9), 150 + number));
+        scene.says_to_stranger(addr(9));
+        assert!(scene.after(10).hears(addr(2), number));
+        scene.says(addr(2));
+    }
+    assert!(!scene.after(1_000).hears(addr(2), 0), "the stranger has won");
+    assert_eq!(scene.after(25).due(), [0]);
+    scene.says(addr(2));
+    assert!(scene.hears(addr(2), 1));
+    assert!(!scene.after(1_001).hears(addr(9), 1), "and is silent no more, too late");
+    assert!(scene.hears(addr(2), 2));
+    assert_eq!(scene.homes.known[&scene.id].connection, Some(scene.connection));
+    assert_eq!(scene.homes.known[&own].connection, Some(scene.connection));
+}
+
+#[test]
 fn who_comes_back_to_its_address_with_another_id_is_at_home_there() {
     let mut scene = Scene::with(addr(1));
     scene.id = scene.homes.ids.generate_cid()[..].try_into().expect("eight bytes");
@@ -109,7 +133,8 @@ fn a_crowd_of_strangers_hides_nobody_who_moves() {
     scene.says(addr(2));
     assert!(scene.hears(addr(2), 3));
     scene.after(1_001);
-    assert!(!scene.homes.awaits_answer(scene.now), "none is looked out for for long");
+    scene.homes.tick(scene.now);
+    assert!(!scene.homes.awaits_answer(), "none is looked out for for long");
 }
 
 #[test]
@@ -119,10 +144,14 @@ fn votes_are_bounded() {
         scene.id = scene.homes.ids.generate_cid()[..].try_into().expect("eight bytes");
         assert!(scene.hears(addr(1), 0));
     }
-    assert_eq!(scene.homes.votes.len(), VOTES);
-    assert_eq!(scene.homes.known.values().filter(|home| home.vote.is_some()).count(), VOTES);
-    assert!(scene.after(1_001).hears(addr(1), 0));
-    assert!(scene.homes.votes.is_empty());
+    assert_eq!(scene.homes.votes[0].len(), VOTES);
+    assert_eq!(scene.homes.known.len(), VOTES, "nobody has answered the others");
+    scene.says(addr(1));
+    scene.after(1_001);
+    scene.homes.tick(scene.now);
+    assert!(scene.homes.votes[0].is_empty());
+    assert_eq!(scene.homes.known.keys().next(), Some(&scene.id), "it was answered");
+    assert_eq!(scene.homes.known.len(), 1);
 }
 
 #[test]
@@ -155,7 +184,7 @@ fn of_many_packets_a_sample_tells_who_copies_even_far_ahead_of_the_path() {
     }
     // Its packets are never the newest, so QUIC does not follow them.
     vote.answers(addr(9), Answer::New(connection), start);
-    let winner = Winner { addr: addr(1), connection: Some(connection) };
+    let winner = Winner { addr: addr(1), connection: None };
     assert_eq!(vote.winner(start + Duration::from_secs(1)), Some(winner));
     assert!(vote.remembered() <= PACKETS);
 }
