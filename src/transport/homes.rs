@@ -56,14 +56,21 @@ struct Home {
     addr: SocketAddr,
     /// When a packet came from `addr` last; during a vote, from anywhere.
     heard: Instant,
-    /// The task of the connection, once it is known.
-    connection: Option<task::Id>,
-    /// Whether its handshake has told, and not a vote.
-    is_proved: bool,
+    owner: Owner,
     /// Not known yet where: none may be kept waiting.
     vote: Option<Box<Vote>>,
     /// Until then somebody is known to be faster than the path by more than a turn.
     wary: Option<Instant>,
+}
+
+/// Whose a connection id is: the task of the connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Owner {
+    Unknown,
+    /// A vote has told, and another one may tell otherwise.
+    Voted(task::Id),
+    /// Its handshake has.
+    Proved(task::Id),
 }
 
 /// Packets for one connection that came at once, of `stride` bytes each but for the last.
@@ -115,7 +122,7 @@ impl Homes {
         let Header { id, is_long } = *header;
         let Some(home) = self.known.get_mut(&id) else {
             // A client chooses the id that its first packet is for.
-            if !is_long && self.learn(id, Home::new(run.from, None, now)) {
+            if !is_long && self.learn(id, Home::new(run.from, Owner::Unknown, now)) {
                 self.opens_vote(id, None, now);
                 self.hears_elsewhere(id, run, now);
             }
@@ -164,7 +171,7 @@ impl Homes {
         self.ends_votes(now, VOTES);
         if now.duration_since(*self.swept.get_or_insert(now)) > SWEPT_EVERY {
             self.known.retain(|_, home| now.duration_since(home.heard) < FORGOTTEN_AFTER);
-            let left: HashSet<_> = self.known.values().filter_map(|it| it.connection).collect();
+            let left: HashSet<_> = self.known.values().filter_map(|it| it.owner.task()).collect();
             self.connections.retain(|connection, _| left.contains(connection));
             self.swept = Some(now);
         }
@@ -175,10 +182,10 @@ impl Homes {
     pub(super) fn sends(&mut self, to: SocketAddr, bytes: &[u8], by: task::Id, now: Instant) {
         self.tick(now);
         if is_long(bytes) {
-            let is_known = |home: &Home| home.is_proved && home.connection == Some(by);
+            let owner = Owner::Proved(by);
+            let is_known = |home: &Home| home.owner == owner;
             let new = handshake_id(bytes).filter(|id| !self.known.get(id).is_some_and(is_known));
-            let home = Home { is_proved: true, ..Home::new(to, Some(by), now) };
-            if let Some(id) = new.filter(|id| self.learn(*id, home)) {
+            if let Some(id) = new.filter(|id| self.learn(*id, Home::new(to, owner, now))) {
                 self.connections.insert(by, to);
                 self.waiting.hurry(id);
             }
@@ -191,10 +198,10 @@ impl Homes {
     fn answers(&mut self, candidate: Candidate, addr: SocketAddr, by: task::Id, now: Instant) {
         let Candidate { id, since, end, .. } = candidate;
         let Some(home) = self.known.get_mut(&id) else { return };
-        let answer = match (home.connection, self.connections.get(&by)) {
-            (Some(connection), _) if connection == by => Answer::New(by),
-            (Some(_), _) if home.is_proved => return,
-            (_, Some(known)) if *known != addr => Answer::New(by),
+        let is_elsewhere = self.connections.get(&by).is_some_and(|known| *known != addr);
+        let answer = match home.owner {
+            Owner::Proved(owner) if owner != by => return,
+            owner if owner.task() == Some(by) || is_elsewhere => Answer::New(by),
             _ => Answer::Usual,
         };
         if answer != Answer::Usual {
@@ -246,11 +253,11 @@ impl Homes {
             return;
         };
         home.addr = winner.addr;
-        if !home.is_proved {
-            home.connection = winner.connection.or(home.connection);
+        if let (false, Some(task)) = (home.owner.is_proved(), winner.connection) {
+            home.owner = Owner::Voted(task);
         }
-        if let Some(connection) = home.connection {
-            self.connections.insert(connection, home.addr);
+        if let Some(task) = home.owner.task() {
+            self.connections.insert(task, home.addr);
         }
         if vote.is_before(home.addr) {
             // A stranger was ahead by more than a turn.
@@ -314,8 +321,8 @@ impl<'a> Run<'a> {
 }
 
 impl Home {
-    fn new(addr: SocketAddr, connection: Option<task::Id>, now: Instant) -> Self {
-        Self { addr, heard: now, connection, is_proved: false, vote: None, wary: None }
+    fn new(addr: SocketAddr, owner: Owner, now: Instant) -> Self {
+        Self { addr, heard: now, owner, vote: None, wary: None }
     }
 
     /// Whether packets from here have come since those of a train from elsewhere.
@@ -328,12 +335,25 @@ impl Home {
     }
 }
 
+impl Owner {
+    fn task(self) -> Option<task::Id> {
+        match self {
+            Self::Unknown => None,
+            Self::Voted(task) | Self::Proved(task) => Some(task),
+        }
+    }
+
+    fn is_proved(self) -> bool {
+        matches!(self, Self::Proved(_))
+    }
+}
+
 /// Several keep-alives.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(60);
 const SWEPT_EVERY: Duration = Duration::from_secs(10);
 /// Connections above are not watched.
 const KNOWN_MOST: usize = 65_536;
-/// Votes of each kind at the same time. One has [`vote::PACKETS`] packets to remember, in some 10 KiB.
+/// Votes of each kind at the same time. One has [`vote::PACKETS`] packets to remember, in some 20 KiB.
 const VOTES: usize = 1_024;
 /// How long an address has the longer turn after somebody was faster by more than the short one.
 const WARY: Duration = Duration::from_secs(60);

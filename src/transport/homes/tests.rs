@@ -9,8 +9,6 @@ use crate::transport::socket::LARGEST_TRAIN;
 
 mod noise;
 
-const KEY: u64 = 7;
-
 /// Homes, a connection id of the endpoint, the tasks of its connection and of a stranger's, and the time.
 struct Scene {
     homes: Homes,
@@ -35,10 +33,16 @@ impl Scene {
     }
 
     fn new() -> Self {
-        let mut ids = HashedConnectionIdGenerator::from_key(KEY);
-        let id = ids.generate_cid()[..].try_into().expect("eight bytes");
+        let homes = Homes::new(Box::new(HashedConnectionIdGenerator::from_key(7)));
         let [connection, strangers] = tasks();
-        Self { homes: Homes::new(Box::new(ids)), id, connection, strangers, now: Instant::now() }
+        let mut scene = Self { homes, id: [0; _], connection, strangers, now: Instant::now() };
+        scene.new_id();
+        scene
+    }
+
+    /// Another connection id, as for a client that has moved by itself.
+    fn new_id(&mut self) {
+        self.id = self.homes.ids.generate_cid()[..].try_into().expect("eight bytes");
     }
 
     fn after(&mut self, millis: u64) -> &mut Self {
@@ -65,6 +69,17 @@ impl Scene {
     /// The stranger's own connection has.
     fn says_to_stranger(&mut self, to: SocketAddr) {
         self.homes.sends(to, &[0x40; 30], self.strangers, self.now);
+    }
+
+    /// For half a second a stranger with a connection of his own sends twice as much as a client who is elsewhere by now,
+    /// and both are answered.
+    fn contend(&mut self, stranger: SocketAddr, client: SocketAddr) {
+        for number in 0..50 {
+            assert!(self.hears(stranger, 100 + number) && self.hears(stranger, 150 + number));
+            self.says_to_stranger(stranger);
+            assert!(self.after(10).hears(client, number));
+            self.says(client);
+        }
     }
 
     /// The last byte of each train that is due.
@@ -263,15 +278,14 @@ fn what_is_held_and_what_is_known_is_bounded() {
     scene.after(25);
     assert_eq!(std::iter::from_fn(|| scene.due().pop()).last(), Some(0), "in order");
     assert_eq!(scene.homes.waiting.bytes(), 0);
-    let mut ids = HashedConnectionIdGenerator::from_key(KEY);
     // Some come twice.
     for _ in 0..KNOWN_MOST + 1_000 {
-        scene.id = ids.generate_cid()[..].try_into().expect("eight bytes");
+        scene.new_id();
         scene.begins(addr(1), scene.connection);
     }
     assert_eq!(scene.homes.known.len(), KNOWN_MOST);
     scene.after(61_000);
-    scene.id = ids.generate_cid()[..].try_into().expect("eight bytes");
+    scene.new_id();
     assert!(scene.hears(addr(1), 0));
     assert_eq!(scene.homes.known.len(), 1, "the others have been silent");
 }

@@ -60,7 +60,7 @@ fn noise_from_many_addresses_drives_out_nobody() {
 fn who_has_a_connection_too_makes_nobody_late() {
     let mut scene = Scene::with(addr(1));
     let own = scene.id;
-    scene.id = scene.homes.ids.generate_cid()[..].try_into().expect("eight bytes");
+    scene.new_id();
     scene.begins(addr(9), scene.strangers);
     scene.id = own;
     assert!(!scene.after(1_000).hears(addr(9), 1));
@@ -69,13 +69,8 @@ fn who_has_a_connection_too_makes_nobody_late() {
     assert!(!scene.hears(addr(9), 2), "that was for its own connection");
     assert!(scene.hears(addr(1), 0));
     // The client has moved by itself, and has another id.
-    scene.id = scene.homes.ids.generate_cid()[..].try_into().expect("eight bytes");
-    for number in 0..50 {
-        assert!(scene.hears(addr(9), 100 + number) && scene.hears(addr(9), 150 + number));
-        scene.says_to_stranger(addr(9));
-        assert!(scene.after(10).hears(addr(2), number));
-        scene.says(addr(2));
-    }
+    scene.new_id();
+    scene.contend(addr(9), addr(2));
     assert!(scene.after(1_000).hears(addr(2), 0));
     assert!(!scene.hears(addr(9), 0));
     assert_eq!(scene.homes.connections[&scene.connection], addr(2));
@@ -85,30 +80,25 @@ fn who_has_a_connection_too_makes_nobody_late() {
 fn a_connection_that_a_vote_has_told_is_not_for_ever() {
     let mut scene = Scene::with(addr(1));
     let own = scene.id;
-    scene.id = scene.homes.ids.generate_cid()[..].try_into().expect("eight bytes");
+    scene.new_id();
     scene.begins(addr(8), scene.strangers);
-    scene.id = scene.homes.ids.generate_cid()[..].try_into().expect("eight bytes");
-    // Both have moved, and there is more noise.
-    for number in 0..50 {
-        assert!(scene.hears(addr(9), 100 + number) && scene.hears(addr(9), 150 + number));
-        scene.says_to_stranger(addr(9));
-        assert!(scene.after(10).hears(addr(2), number));
-        scene.says(addr(2));
-    }
+    scene.new_id();
+    // The stranger's connection has moved, too.
+    scene.contend(addr(9), addr(2));
     assert!(!scene.after(1_000).hears(addr(2), 0), "the stranger has won");
     assert_eq!(scene.after(25).due(), [0]);
     scene.says(addr(2));
     assert!(scene.hears(addr(2), 1));
-    assert!(!scene.after(1_001).hears(addr(9), 1), "and is silent no more, too late");
+    assert!(!scene.after(1_001).hears(addr(9), 1), "he was silent while it was asked again");
     assert!(scene.hears(addr(2), 2));
-    assert_eq!(scene.homes.known[&scene.id].connection, Some(scene.connection));
-    assert_eq!(scene.homes.known[&own].connection, Some(scene.connection));
+    assert_eq!(scene.homes.known[&scene.id].owner, Owner::Voted(scene.connection));
+    assert_eq!(scene.homes.known[&own].owner, Owner::Proved(scene.connection));
 }
 
 #[test]
 fn who_comes_back_to_its_address_with_another_id_is_at_home_there() {
     let mut scene = Scene::with(addr(1));
-    scene.id = scene.homes.ids.generate_cid()[..].try_into().expect("eight bytes");
+    scene.new_id();
     for number in 0..50 {
         assert!(scene.hears(addr(9), 100 + number), "noise is first");
         assert!(scene.after(10).hears(addr(1), number));
@@ -141,7 +131,7 @@ fn a_crowd_of_strangers_hides_nobody_who_moves() {
 fn votes_are_bounded() {
     let mut scene = Scene::new();
     for _ in 0..2 * VOTES {
-        scene.id = scene.homes.ids.generate_cid()[..].try_into().expect("eight bytes");
+        scene.new_id();
         assert!(scene.hears(addr(1), 0));
     }
     assert_eq!(scene.homes.votes[0].len(), VOTES);
