@@ -342,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn h70_child() {
+    fn child_that_h70_kills() {
         // Only as the child of the test below is this anything: the process that it kills.
         let Some(home) = std::env::var_os("CONDUIT_H70_HOME") else { return };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -365,7 +365,7 @@ mod tests {
         let (home, registry) = registry();
         for round in 0..25 {
             let mut child = Command::new(std::env::current_exe().expect("this test"))
-                .args(["--exact", "--nocapture", "registry::claim::tests::h70_child"])
+                .args(["--exact", "--nocapture", "registry::claim::tests::child_that_h70_kills"])
                 .env("CONDUIT_H70_HOME", home.path().join("home"))
                 .stdout(Stdio::piped())
                 .spawn()

@@ -113,9 +113,9 @@ pub(crate) fn until_it_works(bind: SocketAddr, since: Instant) -> Duration {
     since.elapsed()
 }
 
-/// `kill -9` of the router in the midst of transfers, and of tunnels.
+/// `kill -9` of the router in the midst of transfers, and of tunnels (H71 for what comes back).
 #[test]
-fn h70_h71_kills_at_any_moment_cost_what_was_open_and_nothing_else() {
+fn h70_kills_at_any_moment_cost_what_was_open_and_nothing_else() {
     let rounds = figure("kills", 4, 100);
     kills(rounds);
 }
